@@ -1,0 +1,62 @@
+"""What a model replica asks of an engine, and where to find each engine.
+
+An engine speaks OpenAI itself: it brings an ASGI app, and the replica serves it. Modules are imported by the
+replica that uses them and by nobody else, so that starting one engine never pays for another's imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What a replica hands to its engine.
+
+    names: the public ids of the model, its name first. A request's `model` is one of them and comes back in
+        the answer untouched.
+    folder: the model in Hugging Face layout (`config.json`, weights, tokenizer); None for an engine without weights.
+    args: the configuration's `engine_args`.
+    """
+
+    names: tuple[str, ...]
+    folder: Path | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One loaded model. All methods run on the replica's event loop; none may block it."""
+
+    @property
+    def app(self) -> ASGIApp:
+        """The engine's OpenAI app; valid after `start`."""
+
+    async def start(self) -> None:
+        """Loads the model and returns when it can answer.
+
+        Raises: any exception; its text is what the operator reads as the reason.
+        """
+
+    async def check_health(self) -> None:
+        """Raises EngineFailed if the engine cannot answer any more. Must return at once."""
+
+    async def stop(self) -> None:
+        """Gives back threads, child processes and memory. May be called after a failed `start`."""
+
+
+def create(engine: str, spec: EngineSpec) -> Engine:
+    """The engine of that name ("mlx", "echo"), not yet started."""
+    if engine == "mlx":
+        from deployments.engines.mlx import MLXEngine
+
+        return MLXEngine(spec)
+    if engine == "echo":
+        from deployments.engines.echo import EchoEngine
+
+        return EchoEngine(spec)
+    raise ValueError(f"no engine is named {engine!r}")

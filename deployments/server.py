@@ -1,0 +1,103 @@
+"""Serves an engine's app on a port of the replica's own, to those who know its secret."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.errors import ApiError, error_body
+
+SECRET_HEADER = b"x-replica-secret"
+
+_STOP_S = 5.0
+
+
+class Guard:
+    """ASGI in front of an engine's app: checks the secret and counts the requests that are not finished."""
+
+    def __init__(self, app: ASGIApp, check_health: Callable[[], Awaitable[None]]) -> None:
+        self._app = app
+        self._check_health = check_health
+        self.secret = secrets.token_urlsafe(32)
+        self.unfinished = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        given = next((value for name, value in scope["headers"] if name == SECRET_HEADER), b"")
+        if not hmac.compare_digest(given, self.secret.encode()):
+            body = error_body("Only the ingress may ask a replica.", "authentication_error")
+            await JSONResponse(body, 401)(scope, receive, send)
+            return
+        self.unfinished += 1
+        try:
+            try:
+                await self._check_health()
+            except ApiError as error:
+                await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        finally:
+            self.unfinished -= 1
+
+
+class Server:
+    """uvicorn on the running loop, with a free port that is the same on every given address."""
+
+    def __init__(self, app: ASGIApp, hosts: set[str]) -> None:
+        self._sockets = _listen(hosts)
+        self.port: int = self._sockets[0].getsockname()[1]
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=75, server_header=False
+        )
+        self._server = _NoSignals(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._server.serve(sockets=self._sockets))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise RuntimeError("the replica's HTTP server ended before it began")
+            await asyncio.sleep(0.005)
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def stop(self) -> None:
+        """Serve has drained the replica by now: what is still open is cut."""
+        self._server.should_exit = self._server.force_exit = True
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=_STOP_S)
+        for sock in self._sockets:
+            sock.close()
+
+
+class _NoSignals(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals belong to Ray in a replica
+
+
+def _listen(hosts: set[str]) -> list[socket.socket]:
+    for _ in range(20):
+        sockets: list[socket.socket] = []
+        try:
+            for host in sorted(hosts):
+                port = sockets[0].getsockname()[1] if sockets else 0
+                sockets.append(socket.create_server((host, port), backlog=2048))
+        except OSError:  # the port is taken on one of the addresses
+            for sock in sockets:
+                sock.close()
+        else:
+            return sockets
+    raise OSError(f"no port is free on all of {sorted(hosts)}")

@@ -1,0 +1,64 @@
+"""Every error of the ingress in OpenAI's shape, the framework's own included."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from deployments.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from ingress.request_id import request_id
+
+logger = logging.getLogger("ray.serve")
+
+
+def install(api: FastAPI) -> None:
+    api.add_exception_handler(ApiError, _api_error)
+    api.add_exception_handler(HTTPException, _http_exception)
+    api.add_exception_handler(RequestValidationError, _validation_error)
+    api.add_exception_handler(ClientDisconnect, _gone)
+    api.add_exception_handler(Exception, _unexpected)
+
+
+def render(request: Request, error: ApiError) -> Response:
+    body = error.body()
+    if request.url.path.startswith("/api/"):
+        body = {"success": False, "message": error.message, **body}
+    return JSONResponse(body, error.status, error.headers())
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return render(request, error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        return render(request, RouteNotFound(f"{what} is not a route of this server."))
+    if error.status_code == 405:
+        response = render(request, MethodNotAllowed(f"{what}: this route does not take that method."))
+        response.headers.update(error.headers or {})
+        return response
+    return render(request, InvalidRequest(str(error.detail)))
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return render(request, InvalidRequest(first["msg"], param=".".join(str(p) for p in first["loc"][1:]) or None))
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    id_ = request_id(request.scope)
+    logger.error(f"Request {id_} failed.", exc_info=error)
+    return render(request, InternalError(f"The server failed to answer this request. request_id: {id_}"))

@@ -1,0 +1,178 @@
+"""Carries a request to a model's replica and the bytes of the answer back, untouched."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
+from ingress.leases import Lease, Route
+
+logger = logging.getLogger("ray.serve")
+
+FLUSH_S = 0.005
+"""Chunks that arrive within this time after the last one was passed on leave together: behind Serve's own proxy each
+is a message of its own. A slower stream, and every first token, is never held."""
+
+DELIVERIES = 3  # times that a request may reach a replica that then dies: it may be the request's own doing
+RETRY_S = 0.05
+
+# RFC 9110 7.6.1, and what the server in front writes itself.
+_DROPPED = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade "
+    b"content-length server date".split()
+)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A request as the replica gets it: what the engine needs and nothing of the client's credentials."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Forwarder:
+    """The pooled client of one ingress replica. Must be made on its event loop."""
+
+    def __init__(self, *, load_wait_s: float, request_timeout_s: float) -> None:
+        self._load_wait_s = load_wait_s
+        self._request_timeout_s = request_timeout_s
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            auto_decompress=False,
+            skip_auto_headers=("user-agent", "accept-encoding", "accept"),
+        )
+
+    def answer(self, route: Route, upstream: Upstream) -> Response:
+        """A response that asks a replica when it is sent, so that a client who leaves stops it at any moment."""
+        return _Forwarded(lambda send: self._run(route, upstream, send))
+
+    async def _run(self, route: Route, upstream: Upstream, send: Send) -> None:
+        started = _Started(send)
+        try:
+            async with asyncio.timeout(self._load_wait_s + self._request_timeout_s):
+                await self._deliver(route, upstream, started)
+        except (TimeoutError, ApiError) as error:
+            problem = error if isinstance(error, ApiError) else UpstreamTimeout("The answer took too long.")
+            if not started.yes:
+                raise problem from None
+            await started.fail(problem)
+
+    async def _deliver(self, route: Route, upstream: Upstream, send: _Started) -> None:
+        """Asks replicas until one begins to answer."""
+        deadline = time.monotonic() + self._load_wait_s
+        delivered = 0
+        while True:
+            lease = await route.acquire(max(0.0, deadline - time.monotonic()))
+            try:
+                await self._ask(lease, upstream, send)
+                return
+            except (aiohttp.ClientError, EngineFailed) as error:
+                lease.end()  # nobody else is sent there by this lease
+                if send.yes:
+                    logger.warning(f"A replica was lost in the middle of its answer: {error!r}")
+                    raise EngineFailed("The model's process was lost in the middle of its answer.") from None
+                delivered += not isinstance(error, aiohttp.ClientConnectorError)
+                logger.warning(f"A replica did not answer ({error!r}); the request goes to another one.")
+                if delivered >= DELIVERIES or time.monotonic() >= deadline:
+                    raise EngineFailed("The model's process was lost before it could answer.") from None
+                await asyncio.sleep(RETRY_S)
+            finally:
+                route.release(lease)
+
+    async def _ask(self, lease: Lease, upstream: Upstream, send: _Started) -> None:
+        headers = {**upstream.headers, **lease.headers}
+        async with self._client.post(lease.url + upstream.path, data=upstream.body, headers=headers) as answer:
+            if RETRY_HEADER in answer.headers:
+                raise EngineFailed("The replica cannot answer any more.")
+            kept = [(k.lower(), v) for k, v in answer.raw_headers if k.lower() not in _DROPPED]
+            if answer.content_type != "text/event-stream":
+                body = await answer.read()
+                await send.start(answer.status, [*kept, (b"content-length", str(len(body)).encode())])
+                await send.body(body, more=False)
+                return
+            # The first bytes come before the status line leaves: until then another replica may take over.
+            chunk = await answer.content.readany()
+            await send.start(answer.status, kept)
+            while chunk:
+                await send.body(chunk, more=True)
+                chunk = await _next(answer.content)
+            await send.body(b"", more=False)
+
+
+async def _next(content: aiohttp.StreamReader) -> bytes:
+    """The next bytes, joined with those that come within FLUSH_S of the last ones; empty at the end."""
+    last = time.monotonic()
+    chunk = await content.readany()
+    wait = last + FLUSH_S - time.monotonic()
+    if chunk and wait > 0:
+        await asyncio.sleep(wait)
+        chunk += content.read_nowait()
+    return chunk
+
+
+class _Started:
+    """The way to the client, which knows whether the answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._tail = b"\n\n"
+        self.yes = False
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.yes = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def body(self, chunk: bytes, *, more: bool) -> None:
+        self._tail = chunk[-2:] or self._tail
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def fail(self, error: ApiError) -> None:
+        """Ends a stream that has begun: an error event and no [DONE]."""
+        gap = b"" if self._tail == b"\n\n" else b"\n\n"  # the last event may be torn
+        await self.body(gap + b"data: " + json.dumps(error.body()).encode() + b"\n\n", more=False)
+
+
+class _Forwarded(Response):
+    """Runs the work and ends it when the client goes away."""
+
+    def __init__(self, work: Callable[[Send], Awaitable[None]]) -> None:
+        super().__init__()
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.ensure_future(self._work(send))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+        if not work.cancelled():
+            work.result()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def upstream_of(request: Request, body: bytes, request_id: str) -> Upstream:
+    """The request as a replica gets it, with its query string."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    headers = {"content-type": request.headers.get("content-type", "application/json"), "x-request-id": request_id}
+    return Upstream(request.url.path + query, headers, body)

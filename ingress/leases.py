@@ -1,0 +1,148 @@
+"""The way to a model's replicas: one slot on a replica, reserved through Serve, shared by the requests of a second.
+
+A reservation costs an RPC at each end, about as much as the rest of a short request. So a lease holds one for
+LEASE_S and lends it to every request that comes in that time; it is given back when the last of them has ended.
+Serve drains a replica until all slots are given back, so a request that has a lease is never cut by an eviction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
+from deployments.server import SECRET_HEADER
+from ingress.states import State, States
+
+LEASE_S = 1.0
+LOOPBACK = "127.0.0.1"
+LOOK_S = 1.0  # between looks at the state of a model that is waited for
+RETRY_S = 0.1
+
+logger = logging.getLogger("ray.serve")
+
+
+class Lease:
+    """A replica that may be asked, until `release`."""
+
+    def __init__(self, slot: AbstractAsyncContextManager[Any], selection: Any, here: str) -> None:
+        metadata = selection.replica_metadata
+        host = LOOPBACK if selection.node_id == here else metadata["host"]
+        self.url = f"http://{host}:{metadata['port']}"
+        self.headers = {SECRET_HEADER.decode(): metadata["secret"]}
+        self.users = 0
+        self._slot = slot
+        self._lent_until = time.monotonic() + LEASE_S
+
+    def lends(self, share: int) -> bool:
+        return self.users < share and time.monotonic() < self._lent_until
+
+    def end(self) -> None:
+        """Lends to nobody any more."""
+        self._lent_until = float("-inf")
+
+    @property
+    def done(self) -> bool:
+        return self.users == 0 and self._lent_until == float("-inf")
+
+    async def give_back(self) -> None:
+        await self._slot.__aexit__(None, None, None)
+
+
+class Route:
+    """The leases on one model's replicas."""
+
+    def __init__(
+        self, handle: Any, *, name: str, deployment_name: str, share: int, here: str, states: States
+    ) -> None:
+        """handle: Serve's handle of the model's deployment. share: requests that one slot may stand for.
+        here: this node's id."""
+        self._handle = handle
+        self._name = name
+        self._deployment_name = deployment_name
+        self._share = share
+        self._here = here
+        self._states = states
+        self._current: Lease | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._waiting = 0
+        self._held: set[Lease] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def acquire(self, wait_s: float) -> Lease:
+        """A lease on a replica of the model, which is loaded if need be.
+
+        Raises: ModelLoadFailed with the engine's reason; ModelLoading or Capacity after `wait_s` seconds.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            lease = self._current
+            if lease is not None and lease.lends(self._share):
+                lease.users += 1
+                return lease
+            try:
+                await self._join_opening(deadline)
+            except ApiError:
+                raise
+            except Exception as error:  # Serve's many ways to say that a replica died or never came
+                logger.warning(f"Model {self._name}: no replica: {error!r}")
+                await self._raise_reason(timed_out=time.monotonic() >= deadline)
+                await asyncio.sleep(RETRY_S)
+
+    def release(self, lease: Lease) -> None:
+        lease.users -= 1
+        self._close_if_done(lease)
+
+    async def _join_opening(self, deadline: float) -> None:
+        """Waits for the opening in progress, or starts one."""
+        opening = self._opening
+        if opening is None:
+            opening = self._opening = asyncio.create_task(self._open())
+        self._waiting += 1
+        try:
+            while not opening.done():
+                await asyncio.wait({opening}, timeout=min(LOOK_S, max(0.0, deadline - time.monotonic())))
+                if not opening.done():
+                    await self._raise_reason(timed_out=time.monotonic() >= deadline)
+        finally:
+            self._waiting -= 1
+            if self._opening is opening and (opening.done() or self._waiting == 0):
+                opening.cancel()  # nobody waits any more: Serve must not go on counting a request
+                self._opening = None
+        opening.result()
+
+    async def _raise_reason(self, *, timed_out: bool) -> None:
+        """Raises what there is to say about a model that is not up yet."""
+        now = await self._states.of(self._deployment_name)
+        if now.state is State.FAILED:
+            raise ModelLoadFailed(
+                f"The model {self._name!r} could not be loaded: {now.failure_reason}", retry_after_s=10
+            )
+        if timed_out and now.state in (State.STARTING, State.RUNNING):
+            raise ModelLoading(f"The model {self._name!r} is still loading.", retry_after_s=10)
+        if timed_out:
+            raise Capacity(f"No room for the model {self._name!r}: the others are in use.", retry_after_s=10)
+
+    async def _open(self) -> None:
+        if not self._held:
+            # Wakes a model that is not up. `choose_replica` would too, but cannot be cancelled while it waits.
+            await self._handle.wake.remote()
+        slot = self._handle.choose_replica()
+        lease = Lease(slot, await slot.__aenter__(), self._here)
+        self._held.add(lease)
+        self._current = lease
+        asyncio.get_running_loop().call_later(LEASE_S, self._expire, lease)
+
+    def _expire(self, lease: Lease) -> None:
+        lease.end()
+        self._close_if_done(lease)
+
+    def _close_if_done(self, lease: Lease) -> None:
+        if lease.done and lease in self._held:
+            self._held.remove(lease)
+            task = asyncio.create_task(lease.give_back())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
