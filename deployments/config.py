@@ -147,5 +147,3 @@ def _source_mistakes(path: str, source: str | None) -> list[str]:
     except ValueError as error:
         return [f"{path}: {error}"]
     return []
-
-

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-
 RETRY_HEADER = "x-replica-retry"
 """On a replica's answer that says nothing about the request: another replica may take it."""
 

@@ -16,7 +16,7 @@ from deployments.errors import EngineFailed
 from deployments.residency import UNFINISHED
 from deployments.server import Guard, Server
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.llm_manager")
 
 LOOPBACK = "127.0.0.1"
 
@@ -24,14 +24,14 @@ LOOPBACK = "127.0.0.1"
 class ModelReplica:
     """The class behind every model's Serve deployment. Requests do not come through Ray but to `url`'s port."""
 
-    async def __init__(self, model: dict[str, Any], cache_dir: str) -> None:
+    async def __init__(self, model: dict[str, Any], cache_dir: str) -> None:  # type: ignore[misc]
         """model: the ModelConfig as plain data. Raises what the source or the engine raises."""
         config = ModelConfig.model_validate(model)
         started = time.monotonic()
         folder = None
         if config.source is not None:
             logger.info(f"Model {config.name}: preparing {config.source}.")
-            folder = await asyncio.to_thread(sources.prepare, config.source, Path(cache_dir).expanduser())
+            folder = await asyncio.to_thread(_prepare, config.source, cache_dir)
         prepared = time.monotonic()
         logger.info(f"Model {config.name}: loading into {config.engine_name}.")
         spec = engines.EngineSpec(config.names, folder, config.engine_args)
@@ -67,3 +67,7 @@ class ModelReplica:
             await server.stop()
         if engine := getattr(self, "_engine", None):
             await engine.stop()
+
+
+def _prepare(source: str, cache_dir: str) -> Path:
+    return sources.prepare(source, Path(cache_dir).expanduser())

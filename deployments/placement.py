@@ -19,9 +19,7 @@ def actor_options(model: ModelConfig) -> dict[str, Any]:
     return options
 
 
-def choose(
-    placements: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, float]]
-) -> Mapping[str, Any]:
+def choose(placements: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, float]]) -> Mapping[str, Any]:
     """The first placement that fits a node's total resources, else the first: an autoscaler may bring such a node."""
     wanted = list(placements)
     totals = list(nodes)

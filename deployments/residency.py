@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.llm_manager")
 
 METRICS_INTERVAL_S = 0.25
 SETTLE_S = 0.75
@@ -61,9 +61,7 @@ class Decision:
     reason: str
 
 
-def decide(
-    models: Mapping[str, Model], demand: Mapping[str, Demand], *, cap: int, now: float
-) -> dict[str, Decision]:
+def decide(models: Mapping[str, Model], demand: Mapping[str, Demand], *, cap: int, now: float) -> dict[str, Decision]:
     """Replicas for each model, with the reason.
 
     A model that is used, or was within SETTLE_S, stays. A waiting model takes a free place under `cap`, else the place
@@ -132,7 +130,11 @@ class ResidencyPolicy:
         self._waiting_since: dict[Hashable, float] = {}
 
     def __call__(self, contexts: Mapping[Hashable, Any]) -> tuple[dict[Hashable, int], dict[Hashable, Any]]:
-        """Replicas for each deployment, and no state for Serve to keep."""
+        """Replicas for each deployment that is to change, and no state for Serve to keep.
+
+        Serve starts a deployment without replicas for any request that waits, whatever is decided, unless the decision
+        does not mention it.
+        """
         try:
             return self._decide(contexts, time.time()), {}
         except Exception:
@@ -146,10 +148,10 @@ class ResidencyPolicy:
         models = {c.deployment_name: Model(**c.config.policy.policy_kwargs) for c in ours.values()}
         demand = {name: self._demand(key, ours[key], now) for name, key in names.items()}
         decisions = decide(models, demand, cap=self._cap, now=now)
-        for name, decision in decisions.items():
-            if decision.replicas != demand[name].replicas:
-                logger.info(f"Model {name}: {demand[name].replicas} -> {decision.replicas} ({decision.reason}).")
-        return {names[name]: decision.replicas for name, decision in decisions.items()}
+        changes = {name: d for name, d in decisions.items() if d.replicas != demand[name].replicas}
+        for name, decision in changes.items():
+            logger.info(f"Model {name}: {demand[name].replicas} -> {decision.replicas} ({decision.reason}).")
+        return {names[name]: decision.replicas for name, decision in changes.items()}
 
     def _demand(self, key: Hashable, context: Any, now: float) -> Demand:
         queued = context.total_queued_requests or 0

@@ -30,16 +30,17 @@ from ingress.states import STOPPED, State, States, read_from_serve
 
 VERSION = version("llm-manager")
 SLOTS = 4096  # on a replica, each shared by the requests of a second; engines queue by themselves
+MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not the pipe
 DRAIN_MARGIN_S = 10.0
+DRAIN_LOOK_S = 0.25
 
 api = FastAPI(title="LLM-Manager", version=VERSION)
 errors.install(api)
 
 
-@serve.deployment(max_ongoing_requests=100_000)
 @serve.ingress(api)
 class Ingress:
-    async def __init__(self, settings: dict[str, Any], handles: Mapping[str, Any]) -> None:
+    async def __init__(self, settings: dict[str, Any], handles: Mapping[str, Any]) -> None:  # type: ignore[misc]
         """settings: Settings as plain data. handles: Serve's handle of each model, by deployment name."""
         self._settings = Settings.model_validate(settings)
         self._catalog = Catalog(self._settings.models)
@@ -122,9 +123,7 @@ class Ingress:
                 code="wrong_mode",
             )
         await self._refuse_if_not_loaded(model)
-        return self._forwarder.answer(
-            self._routes[model.name], upstream_of(request, body, request_id(request.scope))
-        )
+        return self._forwarder.answer(self._routes[model.name], upstream_of(request, body, request_id(request.scope)))
 
     async def _refuse_if_not_loaded(self, model: ModelConfig) -> None:
         if model.auto_load:
@@ -141,12 +140,14 @@ def build(args: dict[str, Any]) -> Application:
     """
     settings = config.parse(args)
     models = {model.deployment_name: _deployment(model, settings) for model in settings.models}
-    return Ingress.options(
+    ingress = serve.deployment(Ingress).options(
         num_replicas=settings.ingress_replicas,
+        max_ongoing_requests=MAX_REQUESTS,
         ray_actor_options={"num_cpus": 0.1},
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
-        graceful_shutdown_wait_loop_s=0.1,
-    ).bind(settings.model_dump(mode="json"), models)
+        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
+    )
+    return ingress.bind(settings.model_dump(mode="json"), models)
 
 
 def _deployment(model: ModelConfig, settings: Settings) -> Application:
@@ -176,7 +177,7 @@ def _deployment(model: ModelConfig, settings: Settings) -> Application:
             ray_actor_options=actor_options(model),
             max_ongoing_requests=SLOTS,
             graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
-            graceful_shutdown_wait_loop_s=0.1,
+            graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
             health_check_period_s=2,
             health_check_timeout_s=30,
             max_constructor_retry_count=1,

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from deployments.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound
 from ingress.request_id import request_id
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.llm_manager")
 
 
 def install(api: FastAPI) -> None:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
 from ingress.leases import Lease, Route
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.llm_manager")
 
 FLUSH_S = 0.005
 """Chunks that arrive within this time after the last one was passed on leave together: behind Serve's own proxy each
@@ -106,10 +106,10 @@ class Forwarder:
             # The first bytes come before the status line leaves: until then another replica may take over.
             chunk = await answer.content.readany()
             await send.start(answer.status, kept)
-            while chunk:
-                await send.body(chunk, more=True)
+            while more := not answer.content.at_eof():
+                await send.body(chunk, more=more)
                 chunk = await _next(answer.content)
-            await send.body(b"", more=False)
+            await send.body(chunk, more=more)
 
 
 async def _next(content: aiohttp.StreamReader) -> bytes:
@@ -173,6 +173,10 @@ async def _disconnected(receive: Receive) -> None:
 
 def upstream_of(request: Request, body: bytes, request_id: str) -> Upstream:
     """The request as a replica gets it, with its query string."""
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # the application's route_prefix
     query = f"?{request.url.query}" if request.url.query else ""
-    headers = {"content-type": request.headers.get("content-type", "application/json"), "x-request-id": request_id}
-    return Upstream(request.url.path + query, headers, body)
+    headers = {
+        "content-type": request.headers.get("content-type", "application/json"),
+        "x-request-id": request_id,
+    }
+    return Upstream(path + query, headers, body)

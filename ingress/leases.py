@@ -8,8 +8,10 @@ Serve drains a replica until all slots are given back, so a request that has a l
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -22,7 +24,7 @@ LOOPBACK = "127.0.0.1"
 LOOK_S = 1.0  # between looks at the state of a model that is waited for
 RETRY_S = 0.1
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("ray.serve.llm_manager")
 
 
 class Lease:
@@ -55,9 +57,7 @@ class Lease:
 class Route:
     """The leases on one model's replicas."""
 
-    def __init__(
-        self, handle: Any, *, name: str, deployment_name: str, share: int, here: str, states: States
-    ) -> None:
+    def __init__(self, handle: Any, *, name: str, deployment_name: str, share: int, here: str, states: States) -> None:
         """handle: Serve's handle of the model's deployment. share: requests that one slot may stand for.
         here: this node's id."""
         self._handle = handle
@@ -100,7 +100,7 @@ class Route:
         """Waits for the opening in progress, or starts one."""
         opening = self._opening
         if opening is None:
-            opening = self._opening = asyncio.create_task(self._open())
+            opening = self._opening = _detached(self._open())
         self._waiting += 1
         try:
             while not opening.done():
@@ -143,6 +143,12 @@ class Route:
     def _close_if_done(self, lease: Lease) -> None:
         if lease.done and lease in self._held:
             self._held.remove(lease)
-            task = asyncio.create_task(lease.give_back())
+            task = _detached(lease.give_back())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def _detached(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that belongs to no request. Ray cancels the calls that a request made when it cancels the request, and it
+    knows them by the context: a slot would never be given back, or others' wait would end."""
+    return asyncio.create_task(work, context=contextvars.Context())

@@ -29,11 +29,12 @@ class ModelState:
 STOPPED = ModelState(State.STOPPED)
 
 
-def state_of(status: str, message: str, replicas: Mapping[str, int]) -> ModelState:
-    """The state of a deployment from Serve's DeploymentStatusOverview: its status, message and replica states."""
+def state_of(trigger: str, message: str, replicas: Mapping[str, int]) -> ModelState:
+    """The state of a deployment from Serve's DeploymentStatusOverview: why its status is what it is, the message
+    to that, and how many replicas are in which state."""
     if replicas.get("RUNNING"):
         return ModelState(State.RUNNING)
-    if status in ("UNHEALTHY", "DEPLOY_FAILED"):
+    if trigger == "REPLICA_STARTUP_FAILED":
         return ModelState(State.FAILED, failure_reason(message))
     if any(replicas.get(state) for state in ("STARTING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")):
         return ModelState(State.STARTING)
@@ -75,6 +76,6 @@ def read_from_serve(app_name: str) -> Mapping[str, ModelState]:
     if application is None:
         return {}
     return {
-        name: state_of(str(d.status.value), d.message, {str(k): v for k, v in d.replica_states.items()})
+        name: state_of(str(d.status_trigger.value), d.message, {str(k): v for k, v in d.replica_states.items()})
         for name, d in application.deployments.items()
     }

@@ -1,0 +1,28 @@
+# PYTHON=python3.12 make install: which Python the environment is made from (3.11 to 3.13).
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install serve test check bench
+
+install: .venv/installed
+serve: .venv/installed
+	@exec $(BIN)/python -u -m ingress.launch serve_config.yaml
+test: .venv/installed-dev
+	$(BIN)/pytest
+check: .venv/installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.datapath
+
+.venv/bin/python:
+	@echo "Creating .venv with $$($(PYTHON) --version) …"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "LLM-Manager needs Python 3.11 to 3.13")'
+	@$(PYTHON) -m venv .venv
+.venv/installed: pyproject.toml | .venv/bin/python
+	@echo "Installing LLM-Manager, Ray Serve and MLX into .venv (once; about two minutes and 1 GB) …"
+	$(BIN)/pip install -e .
+	@touch $@
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -e '.[dev]'
+	@touch $@ .venv/installed

@@ -1,0 +1,174 @@
+"""`serve run FILE` in the foreground, for a person: checks first, tells what happens, leaves nothing behind.
+
+Usage: python -m ingress.launch [serve_config.yaml]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import yaml
+
+from deployments import config
+from deployments.config import Settings
+
+IMPORT_PATH = "ingress.app:build"
+STOP_S = 60.0  # behind HAProxy Serve keeps the ingress reachable for 30 s
+KILL_S = 5.0
+LOOK_S = 0.5
+
+
+def main(arguments: list[str]) -> int:
+    path = Path(arguments[0] if arguments else "serve_config.yaml")
+    try:
+        settings, host, port = read(path)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        for line in str(error).splitlines():
+            print(f"{path}: {line}", file=sys.stderr)
+        return 2
+    if not is_free(host, port):
+        print(
+            f"Port {port} on {host} is taken: end what listens there, or set http_options.port in {path}.",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"Starting Ray Serve with {len(settings.models)} model(s) from {path} …", flush=True)
+    return run(path, settings, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
+
+
+def read(path: Path) -> tuple[Settings, str, int]:
+    """The settings, and where the server will listen.
+
+    Raises: OSError, yaml.YAMLError, ValueError with every mistake.
+    """
+    data = yaml.safe_load(path.read_text())
+    if not isinstance(data, dict):
+        raise ValueError("is not a Serve configuration")
+    ours = [a for a in data.get("applications", []) if a.get("import_path") == IMPORT_PATH]
+    if len(ours) != 1:
+        raise ValueError(f"needs one application with import_path {IMPORT_PATH}, has {len(ours)}")
+    http = data.get("http_options") or {}
+    return config.parse(ours[0].get("args") or {}), http.get("host", "127.0.0.1"), int(http.get("port", 8000))
+
+
+def is_free(host: str, port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def run(path: Path, settings: Settings, url: str) -> int:
+    """Runs Serve until it ends or a signal comes. Returns the exit status."""
+    # A session of its own: Ctrl-C reaches it once, from here, and not each of Ray's processes at a time of its own.
+    serve = Path(sys.executable).with_name("serve")
+    child = subprocess.Popen([serve, "run", path], start_new_session=True, preexec_fn=_default_sigint)
+    stopping = threading.Event()
+
+    def stop(*_: Any) -> None:
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    watch = threading.Thread(target=_tell, args=(settings, url, stopping), daemon=True)
+    watch.start()
+    while child.poll() is None and not stopping.wait(LOOK_S):
+        pass
+    return _end(child)
+
+
+def _default_sigint() -> None:
+    """A process started in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """Ends `serve run` and whatever it leaves behind. 0 if it was asked to end."""
+    if child.poll() is not None:
+        print(f"Serve ended by itself (exit status {child.returncode}).", file=sys.stderr)
+        return child.returncode or 1
+    print("\nStopping: running answers are finished first. Ctrl-C again to cut them.", flush=True)
+    family = psutil.Process(child.pid).children(recursive=True)
+    patience = threading.Event()
+
+    def hurry(number: int, frame: FrameType | None) -> None:
+        patience.set()
+
+    signal.signal(signal.SIGINT, hurry)
+    child.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + STOP_S
+    while child.poll() is None and time.monotonic() < deadline and not patience.wait(0.1):
+        pass
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+    _, alive = psutil.wait_procs(family, timeout=KILL_S)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=KILL_S)
+    print("Stopped.", flush=True)
+    return 0
+
+
+def _tell(settings: Settings, url: str, stopping: threading.Event) -> None:
+    """Says what the models do until those that start by themselves are up, then where the server is."""
+    awaited = {model.name for model in settings.models if model.auto_start or model.min_replicas}
+    told: dict[str, str] = {}
+    started = time.monotonic()
+    while not stopping.wait(LOOK_S):
+        cards = _get(f"{url}/v1/models")
+        if cards is None:
+            continue
+        for card in cards["data"]:
+            name, status = card["id"], card["status"]
+            if name in awaited and told.get(name) != status:
+                told[name] = status
+                print(f"[{time.monotonic() - started:5.1f} s] {name}: {status}", flush=True)
+        if "failed" in told.values():
+            for issue in (_get(f"{url}/health") or {}).get("issues", []):
+                print(f"Failed: {issue}", file=sys.stderr, flush=True)
+            return
+        if all(told.get(name) == "running" for name in awaited):
+            _say_ready(settings, url)
+            return
+
+
+def _say_ready(settings: Settings, url: str) -> None:
+    body = {
+        "model": settings.models[0].name,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    }
+    print(
+        f"\nLLM-Manager is ready at {url}/v1 (dashboard: http://127.0.0.1:8265). Try:\n\n"
+        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n",
+        flush=True,
+    )
+
+
+def _get(url: str) -> Any:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.load(answer)
+    except (OSError, urllib.error.URLError, ValueError):
+        return None
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main(sys.argv[1:]))

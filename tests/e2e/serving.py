@@ -1,0 +1,131 @@
+"""Runs real Ray Serve for the tests, as a user would, and ends all of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import yaml
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_for(what: str, look: Callable[[], T], deadline_s: float) -> T:
+    """What `look` returns once it is true. Fails after `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    while not (seen := look()):
+        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}"
+        time.sleep(0.05)
+    return seen
+
+
+def application(
+    name: str, prefix: str, models: list[dict[str, Any]], *, cap: int, policy: str | None = None, **args: Any
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "route_prefix": prefix,
+        "import_path": "ingress.app:build",
+        "logging_config": {"enable_access_log": False},
+        "autoscaling_policy": {
+            "policy_function": policy or "deployments.residency:ResidencyPolicy",
+            "policy_kwargs": {"max_concurrent_models": cap},
+        },
+        "args": {"cache_dir": str(CACHE), "models": models, **args},
+    }
+
+
+class Serving:
+    """`serve run` on a configuration, in a Ray of its own."""
+
+    def __init__(self, folder: Path, applications: list[dict[str, Any]], env: dict[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "serve.log"
+        self.config = folder / "serve_config.yaml"
+        http = {"host": "127.0.0.1", "port": self.port}
+        self.config.write_text(yaml.safe_dump({"http_options": http, "applications": applications}))
+        self._env = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **(env or {})}
+        self._family: list[psutil.Process] = []
+
+    def start(self, command: tuple[str | Path, ...] | None = None) -> None:
+        """`command`: what runs the configuration; its path is appended. Default `serve run`."""
+        serve = Path(sys.executable).with_name("serve")
+        with self.log.open("wb") as log:
+            self._child = subprocess.Popen(
+                [*(command or (serve, "run")), self.config],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                cwd=self.config.parent,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+            )
+
+    def wait_ready(self, prefixes: list[str], deadline_s: float = 120) -> None:
+        for prefix in prefixes:
+            wait_for(f"{prefix}/health", lambda p=prefix: self._answers(p), deadline_s)  # type: ignore[misc]
+
+    def _answers(self, prefix: str) -> bool:
+        assert self._child.poll() is None, self.log.read_text()[-4000:]
+        try:
+            return httpx.get(f"{self.url}{prefix.rstrip('/')}/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def statuses(self, prefix: str = "") -> dict[str, str]:
+        cards = httpx.get(f"{self.url}{prefix}/v1/models", timeout=30).json()["data"]
+        return {card["id"]: card["status"] for card in cards}
+
+    def replicas(self, application: str, deployment: str) -> list[psutil.Process]:
+        title = f"ray::ServeReplica:{application}:{deployment}"
+        return [p for p in psutil.Process(self._child.pid).children(recursive=True) if _title(p).startswith(title)]
+
+    def interrupt(self) -> None:
+        self._family = psutil.Process(self._child.pid).children(recursive=True)
+        self._child.send_signal(signal.SIGINT)
+
+    def wait_ended(self, deadline_s: float) -> int:
+        return self._child.wait(deadline_s)
+
+    def left_behind(self, deadline_s: float = 10) -> list[str]:
+        """Command lines of processes that are still there."""
+        _, alive = psutil.wait_procs(self._family, timeout=deadline_s)
+        return [_title(process) for process in alive]
+
+    def stop(self) -> None:
+        """Ends everything, whatever state it is in."""
+        if self._child.poll() is None:
+            self.interrupt()
+            try:
+                self.wait_ended(60)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        _, alive = psutil.wait_procs(self._family, timeout=5)
+        for process in alive:
+            process.kill()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -1,0 +1,131 @@
+"""Which models are up, seen from outside: real Serve, real policy, the echo engine."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import httpx
+import pytest
+
+from tests.e2e.serving import Serving, wait_for
+
+CHAT = "/v1/chat/completions"
+
+
+def body(model: str, *, tokens: int = 5, stream: bool = False) -> dict[str, object]:
+    return {
+        "model": model,
+        "max_tokens": tokens,
+        "stream": stream,
+        "messages": [{"role": "user", "content": "hello"}],
+    }
+
+
+def chat(url: str, model: str, **options: int) -> str:
+    answer = httpx.post(url + CHAT, json=body(model, **options), timeout=60)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+async def stream(client: httpx.AsyncClient, url: str, model: str, tokens: int) -> int:
+    """Number of `hello`s in a whole stream."""
+    async with client.stream("POST", url + CHAT, json=body(model, tokens=tokens, stream=True)) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        text = (await answer.aread()).decode()
+    assert text.endswith("data: [DONE]\n\n")
+    return text.count('"content": "hello "')
+
+
+def running(serving: Serving, prefix: str) -> set[str]:
+    return {name for name, status in serving.statuses(prefix).items() if status == "running"}
+
+
+def test_three_models_under_a_cap_of_two_one_after_the_other(serving: Serving) -> None:
+    url = f"{serving.url}/swap"
+    for model in ["a", "b", "c", "a"]:
+        assert chat(url, model) == "hello " * 5
+        assert len(running(serving, "/swap")) <= 2
+    assert wait_for("b is evicted, the least recently used", lambda: running(serving, "/swap") == {"a", "c"}, 10)
+
+
+async def test_three_models_under_a_cap_of_two_mixed(serving: Serving) -> None:
+    url = f"{serving.url}/swap"
+    order = [*"abc" * 8]
+    random.Random(1).shuffle(order)
+    async with httpx.AsyncClient(timeout=120) as client:
+        gate = asyncio.Semaphore(6)
+
+        async def one(i: int, model: str) -> None:
+            async with gate:
+                if i % 2:
+                    assert await stream(client, url, model, 10) == 10
+                else:
+                    answer = await client.post(url + CHAT, json=body(model, tokens=10))
+                    assert answer.json()["choices"][0]["message"]["content"] == "hello " * 10
+
+        await asyncio.gather(*(one(i, model) for i, model in enumerate(order)))
+
+
+async def test_many_waiters_share_one_start(serving: Serving) -> None:
+    async with httpx.AsyncClient(timeout=60) as client:
+        answers = await asyncio.gather(*(client.post(serving.url + CHAT, json=body("org/echo")) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(serving.replicas("main", "org--echo")) == 1
+
+
+async def test_busy_model_is_not_evicted(serving: Serving) -> None:
+    url = f"{serving.url}/swap"
+    for model in ["a", "b"]:
+        chat(url, model)
+    async with httpx.AsyncClient(timeout=60) as client:
+        request = body("a", tokens=300, stream=True)  # six seconds
+        async with client.stream("POST", url + CHAT, json=request) as answer:
+            lines = answer.aiter_lines()
+            for _ in range(100):  # long enough for the policy to know
+                assert await anext(lines) != "data: [DONE]"
+            assert (await client.post(url + CHAT, json=body("b"))).status_code == 200
+            assert (await client.post(url + CHAT, json=body("c"))).status_code == 200
+            # b had to go, though a was asked before it.
+            assert running(serving, "/swap") == {"a", "c"}
+            assert [line async for line in lines if line][-1] == "data: [DONE]"
+
+
+async def test_evicted_model_finishes_its_stream(serving: Serving) -> None:
+    """The policy here evicts busy models: Serve must drain them, since the ingress holds a slot."""
+    url = f"{serving.url}/careless"
+    async with httpx.AsyncClient(timeout=60) as client:
+        chat(url, "x")
+        long = asyncio.create_task(stream(client, url, "x", 120))
+        await asyncio.sleep(0)
+        answer = await client.post(url + CHAT, json=body("y"))
+        assert answer.status_code == 200
+        assert not long.done()
+        assert serving.statuses("/careless")["x"] != "running"
+        assert await long == 120
+
+
+def test_idle_model_is_unloaded(serving: Serving) -> None:
+    chat(serving.url, "idle")
+    assert serving.statuses()["idle"] == "running"
+    wait_for("idle is unloaded", lambda: serving.statuses()["idle"] == "stopped", 20)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_client_that_hangs_up_stops_the_engine(serving: Serving, streamed: bool) -> None:
+    """The answer would take 500 s; a model with an unfinished request is never unloaded."""
+    request = body("idle", tokens=10_000, stream=streamed)
+    started = time.monotonic()
+    with httpx.Client(timeout=60) as client:
+        if streamed:
+            with client.stream("POST", serving.url + CHAT, json=request) as answer:
+                assert next(answer.iter_lines()).startswith("data: ")
+                wait_for("idle is up", lambda: serving.statuses()["idle"] == "running", 10)
+        else:
+            chat(serving.url, "idle")
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(serving.url + CHAT, json=request, timeout=2)
+    wait_for("idle is unloaded", lambda: serving.statuses()["idle"] == "stopped", 20)
+    wait_for("its slot was given back", lambda: not serving.replicas("main", "idle"), 5)
+    assert time.monotonic() - started < 60
