@@ -62,8 +62,7 @@ class Forwarder:
     async def _run(self, route: Route, upstream: Upstream, send: Send) -> None:
         started = _Started(send)
         try:
-            async with asyncio.timeout(self._load_wait_s + self._request_timeout_s):
-                await self._deliver(route, upstream, started)
+            await self._deliver(route, upstream, started)
         except (TimeoutError, ApiError) as error:
             problem = error if isinstance(error, ApiError) else UpstreamTimeout("The answer took too long.")
             if not started.yes:
@@ -77,7 +76,8 @@ class Forwarder:
         while True:
             lease = await route.acquire(max(0.0, deadline - time.monotonic()))
             try:
-                await self._ask(lease, upstream, send)
+                async with asyncio.timeout(self._request_timeout_s):
+                    await self._ask(lease, upstream, send)
                 return
             except (aiohttp.ClientError, EngineFailed) as error:
                 lease.end()  # nobody else is sent there by this lease

@@ -153,6 +153,7 @@ def _say_ready(settings: Settings, url: str) -> None:
     body = {
         "model": settings.models[0].name,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
     }
     print(
         f"\nLLM-Manager is ready at {url}/v1 (dashboard: http://127.0.0.1:8265). Try:\n\n"

@@ -18,10 +18,10 @@ import pytest
 from filelock import FileLock
 from mlx_lm.generate import generate
 from mlx_lm.utils import load
-from tests.test_gguf import write_tiny_gguf
 
 from deployments import sources
 from deployments.errors import ModelLoadFailed
+from tests.test_gguf import write_tiny_gguf
 
 ROOT = Path(__file__).parents[1]
 PREPARE = """

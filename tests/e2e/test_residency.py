@@ -23,8 +23,8 @@ def body(model: str, *, tokens: int = 5, stream: bool = False) -> dict[str, obje
     }
 
 
-def chat(url: str, model: str, **options: int) -> str:
-    answer = httpx.post(url + CHAT, json=body(model, **options), timeout=60)
+def chat(url: str, model: str) -> str:
+    answer = httpx.post(url + CHAT, json=body(model), timeout=60)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
 
