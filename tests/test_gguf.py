@@ -98,9 +98,7 @@ def test_config_says_what_the_metadata_says(tmp_path: Path) -> None:
 
 
 def test_defaults_where_the_metadata_is_silent(tmp_path: Path) -> None:
-    out = convert(
-        tmp_path, llama__attention__head_count_kv=None, tokenizer__ggml__bos_token_id=None, more=full_kv()
-    )
+    out = convert(tmp_path, llama__attention__head_count_kv=None, tokenizer__ggml__bos_token_id=None, more=full_kv())
     config = read(out / "config.json")
     assert config["rope_theta"] == 10000.0
     assert config["num_key_value_heads"] == HEADS

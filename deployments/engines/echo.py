@@ -59,9 +59,7 @@ class EchoEngine:
             raise InvalidRequest("'messages' must be a list with at least one message.", param="messages")
         last = messages[-1]
         if not isinstance(last, dict) or not isinstance(last.get("content"), str):
-            raise InvalidRequest(
-                "The content must be a string.", param=f"messages[{len(messages) - 1}].content"
-            )
+            raise InvalidRequest("The content must be a string.", param=f"messages[{len(messages) - 1}].content")
         return await self._answer(request, body, last["content"], chat=True)
 
     async def _completions(self, request: Request) -> Response:

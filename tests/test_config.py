@@ -1,0 +1,323 @@
+"""Settings, and serve_config.yaml, which is their manual."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from deployments.config import RESERVED_NAMES, ConfigError, ModelConfig, Settings, parse
+from deployments.engines.echo_args import EchoArgs
+from deployments.residency import ResidencyPolicy
+
+ECHO = {"name": "a", "engine": "echo"}
+
+
+def echo(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "engine": "echo", **more}
+
+
+def mistakes(*models: Any, **more: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse({"models": list(models), **more})
+    return str(caught.value).splitlines()
+
+
+# parse ---------------------------------------------------------------------------------------------------------------
+
+
+def test_name_and_source_are_enough() -> None:
+    (model,) = parse({"models": [{"name": "a", "source": "owner/name"}]}).models
+    assert model == ModelConfig(name="a", source="owner/name")
+
+
+def test_settings_survive_the_way_through_plain_data() -> None:
+    """The ingress and the replicas get them as plain data."""
+    settings = parse(
+        {
+            "models": [echo("a/b", aliases=["c"], placements=[{"ray_actor_options": {"num_gpus": 1}}])],
+            "cache_dir": "~/x",
+        }
+    )
+    plain = json.loads(json.dumps(settings.model_dump(mode="json")))
+    assert Settings.model_validate(plain) == settings
+    assert ModelConfig.model_validate(plain["models"][0]) == settings.models[0]
+
+
+def test_settings_are_frozen() -> None:
+    settings = parse({"models": [ECHO]})
+    with pytest.raises(ValidationError):
+        settings.load_wait_s = 1
+    with pytest.raises(ValidationError):
+        settings.models[0].name = "b"
+
+
+def test_auto_is_mlx() -> None:
+    assert ModelConfig(name="a").engine_name == "mlx"
+    assert ModelConfig(name="a", engine="echo").engine_name == "echo"
+
+
+def test_deployment_name_has_no_slash_and_names_begin_with_the_name() -> None:
+    model = ModelConfig(name="Qwen/Qwen3-8B", aliases=("b", "c/d"))
+    assert model.deployment_name == "Qwen--Qwen3-8B"
+    assert model.names == ("Qwen/Qwen3-8B", "b", "c/d")
+
+
+@pytest.mark.parametrize("name", ["a", "7b", "Qwen/Qwen3-8B", "a/b/c", "gpt-3.5-turbo", "a:7b", "a@main", "a+b_c"])
+def test_name_is_allowed(name: str) -> None:
+    assert parse({"models": [echo(name, aliases=[f"{name}2"])]}).models[0].name == name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "/a", "a/", "a//b", "-a", ".a", "a/.b", "ä", "a\n", "a?b", "a" * 201])
+def test_name_is_refused_also_as_an_alias(name: str) -> None:
+    (mistake,) = mistakes(echo(name), ECHO)
+    assert mistake.startswith("models[0].name: ")
+    (mistake,) = mistakes(ECHO, echo("b", aliases=["c", name]))
+    assert mistake.startswith("models[1].aliases[1]: ")
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_reserved_word_is_refused_as_name_and_alias(name: str) -> None:
+    assert mistakes(echo(name)) == [f"models[0].name: {name!r} is a reserved word"]
+    assert mistakes(echo("a", aliases=[name])) == [f"models[0].aliases[0]: {name!r} is a reserved word"]
+
+
+def test_words_of_the_management_routes_are_reserved() -> None:
+    assert {"restart-autostart", "stop-all", "stream"} <= RESERVED_NAMES
+
+
+@pytest.mark.parametrize(
+    ("models", "mistake"),
+    [
+        pytest.param([echo("a"), echo("a")], "models[1].name: 'a' is already a name of models[0]", id="two names"),
+        pytest.param(
+            [echo("a"), echo("b"), echo("c", aliases=["x", "b"])],
+            "models[2].aliases[1]: 'b' is already a name of models[1]",
+            id="an alias and a name",
+        ),
+        pytest.param(
+            [echo("a", aliases=["b"]), echo("b")],
+            "models[1].name: 'b' is already a name of models[0]",
+            id="a name and an alias",
+        ),
+        pytest.param(
+            [echo("a", aliases=["a"])], "models[0].aliases[0]: 'a' is already a name of models[0]", id="its own name"
+        ),
+        pytest.param(
+            [echo("a/b"), echo("a--b")],
+            "models[1].name: 'a--b' is already a name of models[0]",
+            id="the same for Serve",
+        ),
+        pytest.param(
+            [echo("a--b"), echo("a/b")],
+            "models[1].name: 'a/b' is already a name of models[0]",
+            id="the same for Serve, the other way round",
+        ),
+    ],
+)
+def test_name_that_leads_to_two_models_is_refused(models: list[dict[str, Any]], mistake: str) -> None:
+    assert mistakes(*models) == [mistake]
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        pytest.param({"engine": "echo"}, "models[0].name", id="no name"),
+        pytest.param(echo("a", colour="red"), "models[0].colour", id="unknown key"),
+        pytest.param(echo("a", engine="vllm"), "models[0].engine", id="unknown engine"),
+        pytest.param(echo("a", mode="embedding"), "models[0].mode", id="unknown mode"),
+        pytest.param(echo("a", idle_timeout_s=-1), "models[0].idle_timeout_s", id="negative time"),
+        pytest.param(echo("a", idle_timeout_s=float("inf")), "models[0].idle_timeout_s", id="endless time"),
+        pytest.param(echo("a", idle_timeout_s=float("nan")), "models[0].idle_timeout_s", id="no number"),
+        pytest.param(echo("a", memory_mb=0), "models[0].memory_mb", id="no memory"),
+        pytest.param(echo("a", min_replicas=-1), "models[0].min_replicas", id="negative replicas"),
+        pytest.param(echo("a", max_replicas=0), "models[0].max_replicas", id="no replicas"),
+        pytest.param(echo("a", min_replicas=3, max_replicas=2), "models[0].min_replicas", id="min above max"),
+        pytest.param(echo("a", target_ongoing_requests=0), "models[0].target_ongoing_requests", id="no requests"),
+        pytest.param(echo("a", source="owner/name"), "models[0].source", id="echo with a source"),
+        pytest.param({"name": "a"}, "models[0].source", id="no source"),
+        pytest.param({"name": "a", "source": "no such folder"}, "models[0].source", id="source that cannot be"),
+        pytest.param(echo("a", engine_args={"tokens": 0}), "models[0].engine_args.tokens", id="bad engine argument"),
+        pytest.param(echo("a", engine_args={"pace": 1}), "models[0].engine_args.pace", id="unknown engine argument"),
+        pytest.param(
+            {"name": "a", "source": "owner/name", "engine_args": {"tokens": 1}},
+            "models[0].engine_args.tokens",
+            id="another engine's argument",
+        ),
+        pytest.param(echo("a", placements=[{}, {"cpus": 1}]), "models[0].placements[1].cpus", id="in a placement"),
+        pytest.param(7, "models[0]", id="a model that is a number"),
+    ],
+)
+def test_mistake_in_a_model_carries_its_path(model: Any, path: str) -> None:
+    (mistake,) = mistakes(model, echo("good"))
+    assert mistake.startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "path"),
+    [
+        ({}, "models"),
+        ({"models": []}, "models"),
+        ({"models": [ECHO], "load_wait_s": 0}, "load_wait_s"),
+        ({"models": [ECHO], "request_timeout_s": 0}, "request_timeout_s"),
+        ({"models": [ECHO], "max_body_mb": 0}, "max_body_mb"),
+        ({"models": [ECHO], "ingress_replicas": 0}, "ingress_replicas"),
+        ({"models": [ECHO], "port": 1}, "port"),
+        ([], "args"),
+    ],
+)
+def test_mistake_in_the_settings_carries_its_path(args: Any, path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(args)
+    (mistake,) = str(caught.value).splitlines()
+    assert mistake.startswith(f"{path}: ")
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    assert len(mistakes({"name": "a"}, echo("a", min_replicas=9), echo("stream"))) == 4
+    assert len(mistakes({"name": ""}, echo("a", mode="x"), ECHO, load_wait_s=0)) == 3
+
+
+@pytest.mark.xfail(strict=True, reason="config.py: pydantic adds 'models: Tuple should have at least 1 item'")
+def test_mistake_in_the_only_model_is_told_once() -> None:
+    assert len(mistakes(echo("a b"))) == 1
+
+
+# serve_config.yaml ---------------------------------------------------------------------------------------------------
+
+FILE = Path(__file__).parents[1] / "serve_config.yaml"
+EXAMPLES = {"name", "aliases", "source", "auto_start"}
+"""Keys whose value in the file is an example and not the default."""
+FIELDS = [
+    pytest.param(cls, name, id=f"{cls.__name__}.{name}")
+    for cls in (Settings, ModelConfig)
+    for name in cls.model_fields
+    if (cls, name) != (Settings, "models")
+]
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def application(data: dict[str, Any]) -> dict[str, Any]:
+    (only,) = data["applications"]
+    assert isinstance(only, dict)
+    return only
+
+
+def comment_above(key: str) -> str:
+    """The comment over the line that sets the key: the last one, for the application has a name too."""
+    lines = [line.strip().removeprefix("- ") for line in FILE.read_text().splitlines()]
+    at = max(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))
+    start = at
+    while lines[start - 1].startswith("#"):
+        start -= 1
+    return " ".join(line.lstrip("# ") for line in lines[start:at])
+
+
+def written_default(comment: str) -> Any:
+    """What `Default …` in a comment says, as data; `none` is the empty list."""
+    found = re.search(r"Default (\S+?)[.,:;]?(\s|$)", comment)
+    assert found, f"no default in {comment!r}"
+    return () if found[1] == "none" else yaml.safe_load(found[1])
+
+
+def test_example_parses(application: dict[str, Any]) -> None:
+    settings = parse(application["args"])
+    assert settings.models[0].name == "smollm2-135m"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from within Ray's own modules
+def test_serve_takes_the_example(data: dict[str, Any]) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    (application,) = ServeDeploySchema.model_validate(data).applications
+    assert application.autoscaling_policy["policy_kwargs"] == {"max_concurrent_models": 3}
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS)
+def test_every_key_is_in_the_example_under_a_comment(
+    application: dict[str, Any], cls: type[BaseModel], field: str
+) -> None:
+    args = application["args"]
+    assert field in (args if cls is Settings else args["models"][0])
+    assert len(comment_above(field)) > 20
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS)
+def test_value_is_the_default_unless_it_is_an_example(
+    application: dict[str, Any], cls: type[BaseModel], field: str
+) -> None:
+    settings = parse(application["args"])
+    value = getattr(settings if cls is Settings else settings.models[0], field)
+    default = cls.model_fields[field].default
+    if field in EXAMPLES:
+        assert value != default, "it shows the default: no need to list it as an example"
+    else:
+        assert value == default
+
+
+@pytest.mark.parametrize(("cls", "field"), FIELDS)
+def test_comment_names_the_default(cls: type[BaseModel], field: str) -> None:
+    info = cls.model_fields[field]
+    comment = comment_above(field)
+    if info.is_required() or field == "source":
+        assert "Required" in comment
+        assert "Default" not in comment
+        return
+    said = written_default(comment)
+    if isinstance(info.default, Path):
+        said = Path(said)
+    if isinstance(info.default, tuple):
+        said = tuple(said)
+    assert said == info.default
+
+
+@pytest.mark.parametrize("field", ["engine", "mode"])
+def test_comment_names_every_allowed_word(field: str) -> None:
+    words = get_args(ModelConfig.model_fields[field].annotation)
+    assert words
+    allowed = comment_above(field).partition("Allowed:")[2]
+    assert [word for word in words if word not in allowed] == []
+
+
+def test_comment_of_the_name_lists_the_reserved_words() -> None:
+    listed = comment_above("name").partition("Not allowed: ")[2].rstrip(".").split(", ")
+    assert set(listed) == RESERVED_NAMES
+
+
+def test_comment_of_engine_args_has_the_echo_engines_defaults() -> None:
+    line = comment_above("engine_args").partition("echo: ")[2]
+    said = {name: ast.literal_eval(value) for name, value in re.findall(r"(\w+) \((\S+?)\)", line)}
+    assert said == EchoArgs().model_dump()
+
+
+def test_address_is_serves_default_and_this_machine_only(data: dict[str, Any]) -> None:
+    assert data["http_options"] == {"host": "127.0.0.1", "port": 8000}
+    assert written_default(comment_above("port")) == 8000
+
+
+def test_policy_of_the_example_is_built_with_its_default(
+    application: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAX_CONCURRENT_MODELS", raising=False)
+    policy = application["autoscaling_policy"]
+    module, _, name = policy["policy_function"].partition(":")
+    cls = getattr(importlib.import_module(module), name)
+    assert cls is ResidencyPolicy
+    assert cls(**policy["policy_kwargs"])({}) == ({}, {})
+    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    assert policy["policy_kwargs"] == defaults
+    assert written_default(comment_above("max_concurrent_models")) == defaults["max_concurrent_models"]
