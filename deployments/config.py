@@ -15,8 +15,8 @@ from deployments import sources
 from deployments.engines.echo_args import EchoArgs
 from deployments.engines.mlx.args import MLXArgs
 
-RESERVED_NAMES = frozenset({"restart-autostart", "stop-all", "stream"})
-"""Words that `/api/models/…` needs for itself."""
+RESERVED_NAMES = frozenset({"restart-autostart", "stop-all", "stream", "Ingress"})
+"""Words that `/api/models/…` needs for itself, and the ingress's own deployment."""
 
 EngineName = Literal["mlx", "echo"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

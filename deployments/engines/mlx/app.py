@@ -21,7 +21,7 @@ from deployments.engines.mlx.serving import Plan, events, whole
 from deployments.engines.mlx.validation import parse
 from deployments.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve.llm_manager")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve.llm_manager")
 
 
 class SafeDetokenizer:

@@ -29,7 +29,7 @@ from deployments.engines.mlx.jobs import Chat, Job, Started, Token
 from deployments.engines.mlx.sampling import Guard, make_processors, make_sampler
 from deployments.errors import ApiError, EngineFailed, InternalError, InvalidRequest
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve.llm_manager")
 
 
 @dataclass

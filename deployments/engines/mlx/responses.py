@@ -15,7 +15,7 @@ from deployments.errors import ApiError, InternalError
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve.llm_manager")
 
 
 class ClientGone(Exception):

@@ -23,7 +23,7 @@ from deployments.engines.mlx.jobs import Guide, Job, Sampling
 Array = Any
 Processor = Callable[[Array, Array], Array]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve.llm_manager")
 
 _COLDEST = 1e-4  # below, the division overflows
 

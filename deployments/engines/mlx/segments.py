@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from mlx_lm.generate import TextStateMachine
 from mlx_lm.server import ToolCallFormatter
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve.llm_manager")
 
 
 @dataclass

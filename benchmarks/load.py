@@ -1,0 +1,159 @@
+"""The load generator, a process of its own: sends requests, checks every answer, prints a Measure as JSON.
+
+Usage: python -m benchmarks.load '{"url": …, "model": …, …}', the fields of Load
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = "127.0.0.1"
+PATH = "/v1/chat/completions"
+TIMEOUT_S = 300.0
+EVENT = b"data: "
+END = b"data: [DONE]\n\n"
+FRAME_EVENTS = 3  # the role, the finish reason and [DONE]
+
+
+@dataclass(frozen=True)
+class Load:
+    """`streams` answers of `tokens` tokens by `concurrency` clients, each of whom sends one request after the other.
+
+    spread_s: the clients start spread over this time.
+    pace_ms: the model's pause before each token, to tell how far a stream falls behind; 0 where it has none.
+    mixed: every second answer is not streamed.
+    """
+
+    url: str
+    model: str
+    concurrency: int
+    streams: int
+    tokens: int = 128
+    spread_s: float = 0.0
+    pace_ms: float = 0.0
+    mixed: bool = False
+
+
+@dataclass(frozen=True)
+class Measure:
+    """behind: how much longer than its pace the slowest stream took from its first to its last byte; 0.02 is 2 %.
+    broken: answers that were not whole. problem: what was wrong with the last one of them."""
+
+    chunks_per_s: float
+    ttft_p50_ms: float
+    ttft_p99_ms: float
+    gap_p99_ms: float
+    behind: float
+    broken: int
+    problem: str
+
+
+class BrokenAnswerError(Exception):
+    """An answer that is not whole."""
+
+
+@dataclass
+class _Seen:
+    chunks: int = 0
+    ttft_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
+    lasted_s: list[float] = field(default_factory=list)
+    broken: int = 0
+    problem: str = ""
+
+
+def request_body(model: str, tokens: int, *, stream: bool) -> dict[str, Any]:
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": tokens,
+        "stream": stream,
+    }
+
+
+def measure(load: Load) -> Measure:
+    """Runs the load in a process of its own. Raises: subprocess.SubprocessError."""
+    command = [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(load))]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=2 * TIMEOUT_S, check=True)
+    return Measure(**json.loads(done.stdout))
+
+
+async def run(load: Load) -> Measure:
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        opening = Load(load.url, load.model, load.concurrency, load.concurrency, tokens=1)
+        await asyncio.gather(*[_client(session, opening, _Seen(), k) for k in range(opening.concurrency)])
+        seen = _Seen()
+        started = time.perf_counter()
+        await asyncio.gather(*[_client(session, load, seen, k) for k in range(load.concurrency)])
+        elapsed = time.perf_counter() - started
+    pace_s = load.tokens * load.pace_ms / 1000
+    return Measure(
+        chunks_per_s=seen.chunks / elapsed,
+        ttft_p50_ms=_percentile(seen.ttft_s, 0.5) * 1000,
+        ttft_p99_ms=_percentile(seen.ttft_s, 0.99) * 1000,
+        gap_p99_ms=_percentile(seen.gaps_s, 0.99) * 1000,
+        behind=max(seen.lasted_s, default=0.0) / pace_s - 1 if pace_s else 0.0,
+        broken=seen.broken,
+        problem=seen.problem,
+    )
+
+
+async def _client(session: aiohttp.ClientSession, load: Load, seen: _Seen, number: int) -> None:
+    await asyncio.sleep(load.spread_s * number / load.concurrency)
+    for turn in range(load.streams // load.concurrency):
+        try:
+            if load.mixed and (number + turn) % 2:
+                await _whole(session, load)
+            else:
+                await _stream(session, load, seen)
+        except (BrokenAnswerError, aiohttp.ClientError, TimeoutError) as error:
+            seen.broken += 1
+            seen.problem = repr(error)
+
+
+async def _stream(session: aiohttp.ClientSession, load: Load, seen: _Seen) -> None:
+    parts: list[bytes] = []
+    times: list[float] = []
+    asked = time.perf_counter()
+    async with session.post(load.url + PATH, json=request_body(load.model, load.tokens, stream=True)) as answer:
+        if answer.status != 200:
+            raise BrokenAnswerError(answer.status, await answer.text())
+        async for part in answer.content.iter_any():
+            times.append(time.perf_counter())
+            parts.append(part)
+    body = b"".join(parts)
+    events = body.count(EVENT)
+    if events != load.tokens + FRAME_EVENTS or not body.endswith(END):
+        raise BrokenAnswerError(f"{events} events, the last bytes are {body[-80:]!r}")
+    seen.chunks += events
+    seen.ttft_s.append(times[0] - asked)
+    seen.lasted_s.append(times[-1] - times[0])
+    seen.gaps_s.extend(after - before for before, after in pairwise(times))
+
+
+async def _whole(session: aiohttp.ClientSession, load: Load) -> None:
+    async with session.post(load.url + PATH, json=request_body(load.model, load.tokens, stream=False)) as answer:
+        body = await answer.json(content_type=None)
+        if answer.status != 200 or body["usage"]["completion_tokens"] != load.tokens:
+            raise BrokenAnswerError(answer.status, body)
+
+
+def _percentile(values: list[float], share: float) -> float:
+    return sorted(values)[int((len(values) - 1) * share)] if values else 0.0
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(asyncio.run(run(Load(**json.loads(sys.argv[1])))))))

@@ -1,0 +1,208 @@
+"""Starts the servers that are compared, and ends them whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+from benchmarks.load import HOST, PATH, ROOT, request_body
+
+FAST, PACED = "fast", "paced"
+PACE_MS = 50.0
+MODELS = {FAST: 0.0, PACED: PACE_MS}
+"""Interval in ms of each echo model."""
+
+OURS = "ours"
+HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+READY_S = 180.0
+STOP_S = 10.0  # no answer is running any more; behind HAProxy Serve would wait for 30 s
+KILL_S = 5.0
+
+Urls = Mapping[str, str]
+"""Where a server answers for each of MODELS."""
+
+
+class Child:
+    """A process that the benchmark starts, and all that it starts in turn."""
+
+    def __init__(self, log: Path, command: list[str], env: Mapping[str, str] | None = None) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+                cwd=log.parent,
+                start_new_session=True,
+                preexec_fn=_default_sigint,
+            )
+
+    def wait_ready(self, urls: Urls) -> None:
+        """Returns once every model answers. Raises: RuntimeError."""
+        deadline = time.monotonic() + READY_S
+        for model, url in urls.items():
+            while not _answers(url, model):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{url} does not answer for {model}; see {self._log}")
+                time.sleep(0.2)
+
+    def replica(self, application: str, deployment: str) -> psutil.Process:
+        """The process of a deployment's only replica."""
+        title = f"ray::ServeReplica:{application}:{deployment}"
+        (found,) = [process for process in self._family() if _title(process).startswith(title)]
+        return found
+
+    def stop(self) -> None:
+        family = self._family()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                family += self._family()
+                self._process.kill()
+                self._process.wait()
+        _, alive = psutil.wait_procs(family, timeout=KILL_S)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=KILL_S)
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+
+@contextmanager
+def all_servers(folder: Path) -> Iterator[dict[str, Urls]]:
+    """The four servers, each of them up."""
+    with ExitStack() as stack:
+        bare = stack.enter_context(_bare(folder))
+        _, url = stack.enter_context(_serve(folder, "proxy", [_handle("/handle"), _ours("/ours")]))
+        _, haproxy = stack.enter_context(haproxy_server(folder))
+        yield {
+            "bare": bare,
+            "handle": dict.fromkeys(MODELS, f"{url}/handle"),
+            "proxy": dict.fromkeys(MODELS, f"{url}/ours"),
+            "haproxy": haproxy,
+        }
+
+
+@contextmanager
+def haproxy_server(folder: Path) -> Iterator[tuple[Child, Urls]]:
+    """Ours behind HAProxy, in a Ray of its own; another HAProxy on this machine may have the default ports."""
+    env = {
+        HAPROXY: "1",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+    }
+    with _serve(folder, "haproxy", [_ours("/")], env) as (child, url):
+        yield child, dict.fromkeys(MODELS, url)
+
+
+@contextmanager
+def _bare(folder: Path) -> Iterator[Urls]:
+    with ExitStack() as stack:
+        urls = {}
+        for model, interval_ms in MODELS.items():
+            port = _free_port()
+            command = [sys.executable, "-m", "benchmarks.bare", str(port), model, str(interval_ms)]
+            child = Child(folder / f"bare-{model}.log", command)
+            stack.callback(child.stop)
+            urls[model] = f"http://{HOST}:{port}"
+            child.wait_ready({model: urls[model]})
+        yield urls
+
+
+@contextmanager
+def _serve(
+    folder: Path, name: str, applications: list[dict[str, Any]], env: Mapping[str, str] | None = None
+) -> Iterator[tuple[Child, str]]:
+    """`serve run` in a Ray of its own, and its URL."""
+    port = _free_port()
+    config = folder / f"{name}.yaml"
+    config.write_text(yaml.safe_dump({"http_options": {"host": HOST, "port": port}, "applications": applications}))
+    command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
+    child = Child(folder / f"{name}.log", command, {"RAY_ADDRESS": "local", HAPROXY: "0", **(env or {})})
+    try:
+        for application in applications:
+            url = f"http://{HOST}:{port}{application['route_prefix'].rstrip('/')}"
+            child.wait_ready(dict.fromkeys(MODELS, url))
+        yield child, f"http://{HOST}:{port}"
+    finally:
+        child.stop()
+
+
+def _ours(prefix: str) -> dict[str, Any]:
+    models = [
+        {
+            "name": name,
+            "engine": "echo",
+            "auto_start": True,
+            "idle_timeout_s": 0,
+            "max_replicas": 1,
+            "engine_args": {"interval_ms": interval_ms},
+        }
+        for name, interval_ms in MODELS.items()
+    ]
+    return {
+        "name": OURS,
+        "route_prefix": prefix,
+        "import_path": "ingress.app:build",
+        "logging_config": {"enable_access_log": False},
+        "autoscaling_policy": {
+            "policy_function": "deployments.residency:ResidencyPolicy",
+            "policy_kwargs": {"max_concurrent_models": len(MODELS)},
+        },
+        "args": {"models": models},
+    }
+
+
+def _handle(prefix: str) -> dict[str, Any]:
+    return {
+        "name": "handle",
+        "route_prefix": prefix,
+        "import_path": "benchmarks.handle_app:build",
+        "logging_config": {"enable_access_log": False},
+        "args": {"models": MODELS},
+    }
+
+
+def _answers(url: str, model: str) -> bool:
+    try:
+        body = request_body(model, 1, stream=True)
+        return httpx.post(url + PATH, json=body, timeout=30).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
+
+
+def _default_sigint() -> None:
+    """A process started in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
