@@ -78,7 +78,7 @@ class ModelConfig(_Frozen):
 class Settings(_Frozen):
     """The application's `args`."""
 
-    models: tuple[ModelConfig, ...] = Field(min_length=1)
+    models: tuple[ModelConfig, ...]
     cache_dir: Path = Path("~/.cache/llm-manager")
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     load_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300
@@ -94,16 +94,18 @@ def parse(args: Mapping[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(args)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{_path(e['loc'])}: {e['msg']}" for e in error.errors())) from None
+        raise ConfigError("\n".join(f"{path_of(e['loc']) or 'args'}: {e['msg']}" for e in error.errors())) from None
+    if not settings.models:
+        raise ConfigError("models: at least one is needed")
     if mistakes := [*_name_mistakes(settings.models), *_model_mistakes(settings.models)]:
         raise ConfigError("\n".join(mistakes))
     return settings
 
 
-def _path(location: Sequence[int | str]) -> str:
+def path_of(location: Sequence[int | str]) -> str:
     """('models', 2, 'aliases', 0) → `models[2].aliases[0]`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.removeprefix(".") or "args"
+    return text.removeprefix(".")
 
 
 def _name_mistakes(models: Sequence[ModelConfig]) -> list[str]:
@@ -135,7 +137,7 @@ def _model_mistakes(models: Sequence[ModelConfig]) -> list[str]:
             _ENGINE_ARGS[model.engine_name].model_validate(model.engine_args)
         except ValidationError as error:
             prefix = ("models", i, "engine_args")
-            mistakes += [f"{_path((*prefix, *e['loc']))}: {e['msg']}" for e in error.errors()]
+            mistakes += [f"{path_of((*prefix, *e['loc']))}: {e['msg']}" for e in error.errors()]
     return mistakes
 
 

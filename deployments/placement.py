@@ -13,18 +13,19 @@ DEFAULT_CPUS = 0.1
 
 def actor_options(model: ModelConfig) -> dict[str, Any]:
     """`ray_actor_options` of the model's deployment."""
-    options = {"num_cpus": DEFAULT_CPUS, **choose([p.ray_actor_options for p in model.placements], _nodes())}
+    default: dict[str, Any] = {"num_cpus": DEFAULT_CPUS}
     if model.memory_mb is not None:
-        options.setdefault("memory", model.memory_mb * 2**20)
-    return options
+        default["memory"] = model.memory_mb * 2**20
+    wanted = [{**default, **placement.ray_actor_options} for placement in model.placements]
+    return dict(choose(wanted or [default], _nodes()))
 
 
 def choose(placements: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, float]]) -> Mapping[str, Any]:
-    """The first placement that fits a node's total resources, else the first: an autoscaler may bring such a node."""
+    """The first placement, of one or more, that fits a node's total resources; else the first: an autoscaler may bring
+    such a node."""
     wanted = list(placements)
     totals = list(nodes)
-    fitting = (p for p in wanted if any(_fits(p, total) for total in totals))
-    return next(fitting, wanted[0] if wanted else {})
+    return next((p for p in wanted if any(_fits(p, total) for total in totals)), wanted[0])
 
 
 def _fits(options: Mapping[str, Any], total: Mapping[str, float]) -> bool:

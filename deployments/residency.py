@@ -81,12 +81,12 @@ def decide(models: Mapping[str, Model], demand: Mapping[str, Demand], *, cap: in
                 decisions[name] = Decision(0, "no demand")
         elif seen.wanted:
             decisions[name] = Decision(_wanted_replicas(model, seen), "in use")
+        elif quiet_s <= SETTLE_S:
+            decisions[name] = Decision(max(seen.replicas, model.min_replicas), "just used")
         elif model.min_replicas > 0:
             decisions[name] = Decision(model.min_replicas, "min_replicas")
-        elif 0 < model.idle_timeout_s <= quiet_s and quiet_s > SETTLE_S:
+        elif 0 < model.idle_timeout_s <= quiet_s:
             decisions[name] = Decision(0, f"idle for {model.idle_timeout_s:g} s")
-        elif quiet_s <= SETTLE_S:
-            decisions[name] = Decision(seen.replicas, "just used")
         else:
             idle.append(name)
 

@@ -17,7 +17,7 @@ from deployments.errors import ApiError, error_body
 
 SECRET_HEADER = b"x-replica-secret"
 
-_STOP_S = 5.0
+_STOP_S = 1.0
 
 
 class Guard:
@@ -74,10 +74,11 @@ class Server:
         return self._task is not None and not self._task.done()
 
     async def stop(self) -> None:
-        """Serve has drained the replica by now: what is still open is cut."""
+        """Serve has drained the replica by now; what is still open ends with the process."""
         self._server.should_exit = self._server.force_exit = True
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=_STOP_S)
+            self._task.cancel()
         for sock in self._sockets:
             sock.close()
 

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from deployments.config import path_of
 from deployments.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound
 from ingress.request_id import request_id
 
@@ -51,7 +52,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return render(request, InvalidRequest(first["msg"], param=".".join(str(p) for p in first["loc"][1:]) or None))
+    return render(request, InvalidRequest(first["msg"], param=path_of(first["loc"][1:]) or None))
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -19,10 +20,14 @@ from ingress.leases import Lease, Route
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
-FLUSH_S = 0.005
-"""Chunks that arrive within this time after the last one was passed on leave together: behind Serve's own proxy each
-is a message of its own. A slower stream, and every first token, is never held."""
+JOIN_STEP_S = 0.0005
+JOIN_MAX_S = 0.02
+"""Chunks that come sooner than JOIN_STEP_S times the number of running streams after the last one was passed on leave
+together: the busier the pipe, the fewer messages. A lone stream is hardly held, one of up to 50 tokens a second and a
+first token never."""
 
+# The engine did not see the request.
+_UNDELIVERED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, EngineFailed)
 DELIVERIES = 3  # times that a request may reach a replica that then dies: it may be the request's own doing
 RETRY_S = 0.05
 
@@ -48,6 +53,7 @@ class Forwarder:
     def __init__(self, *, load_wait_s: float, request_timeout_s: float) -> None:
         self._load_wait_s = load_wait_s
         self._request_timeout_s = request_timeout_s
+        self._streams = 0  # that run now
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
@@ -65,14 +71,14 @@ class Forwarder:
             await self._deliver(route, upstream, started)
         except (TimeoutError, ApiError) as error:
             problem = error if isinstance(error, ApiError) else UpstreamTimeout("The answer took too long.")
-            if not started.yes:
+            if not started.streaming:
                 raise problem from None
             await started.fail(problem)
 
     async def _deliver(self, route: Route, upstream: Upstream, send: _Started) -> None:
         """Asks replicas until one begins to answer."""
         deadline = time.monotonic() + self._load_wait_s
-        delivered = 0
+        delivered, pause_s = 0, RETRY_S
         while True:
             lease = await route.acquire(max(0.0, deadline - time.monotonic()))
             try:
@@ -84,11 +90,12 @@ class Forwarder:
                 if send.yes:
                     logger.warning(f"A replica was lost in the middle of its answer: {error!r}")
                     raise EngineFailed("The model's process was lost in the middle of its answer.") from None
-                delivered += not isinstance(error, aiohttp.ClientConnectorError)
+                delivered += not isinstance(error, _UNDELIVERED)
                 logger.warning(f"A replica did not answer ({error!r}); the request goes to another one.")
                 if delivered >= DELIVERIES or time.monotonic() >= deadline:
                     raise EngineFailed("The model's process was lost before it could answer.") from None
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.0, 2 * pause_s)
             finally:
                 route.release(lease)
 
@@ -100,26 +107,31 @@ class Forwarder:
             kept = [(k.lower(), v) for k, v in answer.raw_headers if k.lower() not in _DROPPED]
             if answer.content_type != "text/event-stream":
                 body = await answer.read()
-                await send.start(answer.status, [*kept, (b"content-length", str(len(body)).encode())])
+                await send.start(answer.status, [*kept, (b"content-length", str(len(body)).encode())], streaming=False)
                 await send.body(body, more=False)
                 return
             # The first bytes come before the status line leaves: until then another replica may take over.
             chunk = await answer.content.readany()
-            await send.start(answer.status, kept)
-            while more := not answer.content.at_eof():
-                await send.body(chunk, more=more)
-                chunk = await _next(answer.content)
+            await send.start(answer.status, kept, streaming=True)
+            self._streams += 1
+            try:
+                while more := not answer.content.at_eof():
+                    await send.body(chunk, more=more)
+                    chunk = await _next(answer.content, min(JOIN_MAX_S, JOIN_STEP_S * self._streams))
+            finally:
+                self._streams -= 1
             await send.body(chunk, more=more)
 
 
-async def _next(content: aiohttp.StreamReader) -> bytes:
-    """The next bytes, joined with those that come within FLUSH_S of the last ones; empty at the end."""
+async def _next(content: aiohttp.StreamReader, join_s: float) -> bytes:
+    """The next bytes, joined with those that come within `join_s` of the last ones; empty at the end."""
     last = time.monotonic()
     chunk = await content.readany()
-    wait = last + FLUSH_S - time.monotonic()
+    wait = last + join_s - time.monotonic()
     if chunk and wait > 0:
         await asyncio.sleep(wait)
-        chunk += content.read_nowait()
+        with contextlib.suppress(aiohttp.ClientError):  # the next read tells
+            chunk += content.read_nowait()
     return chunk
 
 
@@ -130,9 +142,11 @@ class _Started:
         self._send = send
         self._tail = b"\n\n"
         self.yes = False
+        self.streaming = False
 
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]], *, streaming: bool) -> None:
         self.yes = True
+        self.streaming = streaming
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, chunk: bytes, *, more: bool) -> None:

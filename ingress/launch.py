@@ -57,15 +57,21 @@ def read(path: Path) -> tuple[Settings, str, int]:
     data = yaml.safe_load(path.read_text())
     if not isinstance(data, dict):
         raise ValueError("is not a Serve configuration")
-    ours = [a for a in data.get("applications", []) if a.get("import_path") == IMPORT_PATH]
+    applications = data.get("applications")
+    if not isinstance(applications, list) or not all(isinstance(a, dict) for a in applications):
+        raise ValueError("applications: must be a list of applications")
+    ours = [a for a in applications if a.get("import_path") == IMPORT_PATH]
     if len(ours) != 1:
         raise ValueError(f"needs one application with import_path {IMPORT_PATH}, has {len(ours)}")
     http = data.get("http_options") or {}
+    if not isinstance(http, dict):
+        raise ValueError("http_options: must be an object")
     return config.parse(ours[0].get("args") or {}), http.get("host", "127.0.0.1"), int(http.get("port", 8000))
 
 
 def is_free(host: str, port: int) -> bool:
-    with socket.socket() as sock:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((host, port))

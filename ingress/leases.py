@@ -13,11 +13,12 @@ import logging
 import time
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
 from deployments.server import SECRET_HEADER
-from ingress.states import State, States
+from ingress.states import STOPPED, State, States
 
 LEASE_S = 1.0
 LOOPBACK = "127.0.0.1"
@@ -54,6 +55,12 @@ class Lease:
         await self._slot.__aexit__(None, None, None)
 
 
+@dataclass
+class _Opening:
+    task: asyncio.Task[None]
+    waiting: int = 0
+
+
 class Route:
     """The leases on one model's replicas."""
 
@@ -67,8 +74,7 @@ class Route:
         self._here = here
         self._states = states
         self._current: Lease | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._waiting = 0
+        self._opening: _Opening | None = None
         self._held: set[Lease] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -100,23 +106,31 @@ class Route:
         """Waits for the opening in progress, or starts one."""
         opening = self._opening
         if opening is None:
-            opening = self._opening = _detached(self._open())
-        self._waiting += 1
+            opening = self._opening = _Opening(_detached(self._open()))
+        task = opening.task
+        opening.waiting += 1
         try:
-            while not opening.done():
-                await asyncio.wait({opening}, timeout=min(LOOK_S, max(0.0, deadline - time.monotonic())))
-                if not opening.done():
+            while not task.done():
+                await asyncio.wait({task}, timeout=min(LOOK_S, max(0.0, deadline - time.monotonic())))
+                if not task.done():
                     await self._raise_reason(timed_out=time.monotonic() >= deadline)
         finally:
-            self._waiting -= 1
-            if self._opening is opening and (opening.done() or self._waiting == 0):
-                opening.cancel()  # nobody waits any more: Serve must not go on counting a request
-                self._opening = None
-        opening.result()
+            opening.waiting -= 1
+            if task.done() or opening.waiting == 0:
+                task.cancel()  # nobody waits any more: Serve must not go on counting a request
+                if self._opening is opening:
+                    self._opening = None
+        if task.cancelled():
+            raise RuntimeError("Serve cancelled the call")
+        task.result()
 
     async def _raise_reason(self, *, timed_out: bool) -> None:
         """Raises what there is to say about a model that is not up yet."""
-        now = await self._states.of(self._deployment_name)
+        try:
+            now = await asyncio.wait_for(self._states.of(self._deployment_name), LOOK_S)
+        except Exception as error:
+            logger.warning(f"The states of the models cannot be read: {error!r}")
+            now = STOPPED
         if now.state is State.FAILED:
             raise ModelLoadFailed(
                 f"The model {self._name!r} could not be loaded: {now.failure_reason}", retry_after_s=10

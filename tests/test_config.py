@@ -186,7 +186,6 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(mistakes({"name": ""}, echo("a", mode="x"), ECHO, load_wait_s=0)) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="config.py: pydantic adds 'models: Tuple should have at least 1 item'")
 def test_mistake_in_the_only_model_is_told_once() -> None:
     assert len(mistakes(echo("a b"))) == 1
 

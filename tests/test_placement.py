@@ -19,12 +19,12 @@ MAC_NODE = {"CPU": 4.0, "memory": 16e9, "metal": 1.0}
 @pytest.mark.parametrize(
     ("placements", "nodes", "chosen"),
     [
-        pytest.param([], [CPU_NODE], {}, id="no preference: anywhere"),
         pytest.param([GPU, {}], [CPU_NODE, GPU_NODE], GPU, id="the first, on any node that holds it"),
         pytest.param([GPU, {}], [CPU_NODE], {}, id="the next where no node holds the first"),
         pytest.param([{"num_gpus": 2}, GPU], [GPU_NODE, GPU_NODE], GPU, id="nodes are not added up"),
         pytest.param([{**MAC, **GPU}, MAC], [GPU_NODE, MAC_NODE], MAC, id="one node must hold all of it"),
-        pytest.param([BIG, MAC], [CPU_NODE, MAC_NODE], MAC, id="CPUs and memory count"),
+        pytest.param([BIG, MAC], [MAC_NODE], MAC, id="CPUs count"),
+        pytest.param([{"memory": 17e9}, MAC], [MAC_NODE], MAC, id="memory counts"),
         pytest.param([BIG, MAC], [GPU_NODE], BIG, id="a node may be filled to the brim"),
         pytest.param([H100, GPU], [GPU_NODE], GPU, id="another accelerator does not do"),
         pytest.param(

@@ -72,19 +72,30 @@ class EchoEngine:
     async def _answer(self, request: Request, body: dict[str, Any], prompt: str, *, chat: bool) -> Response:
         if body.get("model") not in self._names:
             raise ModelNotFound(f"The model {body.get('model')!r} is not served here.", param="model")
-        count = body.get("max_completion_tokens") or body.get("max_tokens") or self._args.tokens
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InvalidRequest("'max_tokens' must be a positive integer.", param="max_tokens")
+        count = self._count(body)
         answer = _Answer(body["model"], prompt, count, chat=chat)
         if not body.get("stream"):
             words = [word async for word in self._paced(answer.words(), request)]
             return JSONResponse(answer.whole("".join(words)))
-        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        options = body.get("stream_options") or {}
+        if not isinstance(options, dict):
+            raise InvalidRequest("'stream_options' must be an object.", param="stream_options")
+        usage = bool(options.get("include_usage"))
         return StreamingResponse(
             answer.events(self._paced(answer.words(), request), usage=usage),
             media_type="text/event-stream",
             headers=SSE_HEADERS,
         )
+
+    def _count(self, body: dict[str, Any]) -> int:
+        for field in ("max_completion_tokens", "max_tokens"):
+            count = body.get(field)
+            if count is None:
+                continue
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise InvalidRequest(f"{field!r} must be a positive integer.", param=field)
+            return count
+        return self._args.tokens
 
     async def _paced(self, words: Iterator[str], request: Request) -> AsyncIterator[str]:
         """The words, each `interval_ms` after the one before; ends early when the client has gone."""
@@ -164,7 +175,7 @@ def _sse(data: dict[str, Any]) -> bytes:
 async def _json(request: Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.body())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidRequest("The body is not valid JSON.") from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")

@@ -1,0 +1,281 @@
+"""The echo engine's app: OpenAI's shapes without weights."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+from starlette.types import Message, Scope
+
+from deployments import engines
+from deployments.engines import EngineSpec
+from deployments.engines.echo import EchoEngine
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+
+def engine(**args: Any) -> EchoEngine:
+    return EchoEngine(EngineSpec(("echo/one", "alias"), None, args))
+
+
+async def ask(path: str, body: Any, *, of: EchoEngine | None = None, method: str = "POST") -> httpx.Response:
+    transport = httpx.ASGITransport((of or engine(tokens=3)).app)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.request(method, path, content=content)
+
+
+def chat(content: Any = "one two", **more: Any) -> dict[str, Any]:
+    return {"model": "alias", "messages": [{"role": "user", "content": content}], **more}
+
+
+def completion(prompt: Any = "one two", **more: Any) -> dict[str, Any]:
+    return {"model": "alias", "prompt": prompt, **more}
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    """The events of a stream, which ends with [DONE]."""
+    *parts, done, rest = response.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+async def test_chat_repeats_the_words_of_the_last_message() -> None:
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "one two"}]
+    response = await ask(CHAT, chat(messages=messages))
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer.pop("id").startswith("chatcmpl-")
+    assert isinstance(answer.pop("created"), int)
+    assert answer == {
+        "object": "chat.completion",
+        "model": "alias",
+        "system_fingerprint": "fp_echo",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "one two one "},
+                "logprobs": None,
+                "finish_reason": "length",
+            }
+        ],
+        "usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
+    }
+
+
+async def test_completion_repeats_the_prompt() -> None:
+    answer = (await ask(COMPLETIONS, completion())).json()
+    assert answer["id"].startswith("cmpl-")
+    assert answer["object"] == "text_completion"
+    assert answer["choices"] == [{"index": 0, "text": "one two one ", "logprobs": None, "finish_reason": "length"}]
+    assert answer["usage"]["completion_tokens"] == 3
+
+
+async def test_model_comes_back_as_the_client_named_it() -> None:
+    for name in ("echo/one", "alias"):
+        assert (await ask(CHAT, chat(model=name))).json()["model"] == name
+
+
+async def test_ids_differ() -> None:
+    assert (await ask(CHAT, chat())).json()["id"] != (await ask(CHAT, chat())).json()["id"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "count"),
+    [
+        ({}, 3),
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 4}, 4),
+        ({"max_tokens": 5, "max_completion_tokens": 4}, 4),
+        ({"max_tokens": None}, 3),
+    ],
+)
+async def test_length_is_what_the_request_sets_or_the_engines_default(limits: dict[str, Any], count: int) -> None:
+    assert (await ask(CHAT, chat(**limits))).json()["usage"]["completion_tokens"] == count
+
+
+async def test_empty_prompt_has_an_answer_too() -> None:
+    assert (await ask(CHAT, chat(""))).json()["choices"][0]["message"]["content"] == "… … … "
+
+
+async def test_chat_stream_has_the_role_first_the_reason_last_and_then_done() -> None:
+    response = await ask(CHAT, chat(stream=True))
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-accel-buffering"] == "no"
+    chunks = events(response)
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert {chunk["model"] for chunk in chunks} == {"alias"}
+    assert {chunk["system_fingerprint"] for chunk in chunks} == {"fp_echo"}
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert [choice["delta"] for choice in choices] == [
+        {"role": "assistant", "content": ""},
+        {"content": "one "},
+        {"content": "two "},
+        {"content": "one "},
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in choices] == [None] * 4 + ["length"]
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+async def test_completion_stream_has_a_token_an_event() -> None:
+    chunks = events(await ask(COMPLETIONS, completion(stream=True)))
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert [c["choices"][0]["text"] for c in chunks] == ["one ", "two ", "one ", ""]
+    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None, None, None, "length"]
+
+
+async def test_usage_is_the_last_event_when_it_is_asked_for() -> None:
+    *chunks, last = events(await ask(CHAT, chat(stream=True, stream_options={"include_usage": True})))
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert all(chunk["usage"] is None for chunk in chunks)
+
+
+async def test_words_that_json_must_escape_come_through_a_stream() -> None:
+    words = ['"quoted"', "back\\slash", "ß", "🦙", "\\u0000"]
+    chunks = events(await ask(CHAT, chat(" ".join(words), stream=True, max_tokens=5)))
+    assert [c["choices"][0]["delta"]["content"].strip() for c in chunks[1:-1]] == words
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        pytest.param(CHAT, b"{", 400, None, id="not JSON"),
+        pytest.param(CHAT, [1], 400, None, id="not an object"),
+        pytest.param(CHAT, {"model": "alias"}, 400, "messages", id="no messages"),
+        pytest.param(CHAT, chat(messages=[]), 400, "messages", id="empty messages"),
+        pytest.param(CHAT, chat(messages="hi"), 400, "messages", id="messages in words"),
+        pytest.param(CHAT, chat([{"type": "image_url"}]), 400, "messages[0].content", id="parts"),
+        pytest.param(CHAT, chat(messages=[{"content": "a"}, "b"]), 400, "messages[1].content", id="no object"),
+        pytest.param(CHAT, chat(max_tokens=-1), 400, "max_tokens", id="negative length"),
+        pytest.param(CHAT, chat(max_tokens=1.5), 400, "max_tokens", id="broken length"),
+        pytest.param(CHAT, chat(max_tokens=True), 400, "max_tokens", id="true length"),
+        pytest.param(CHAT, chat(model="other"), 404, "model", id="another model"),
+        pytest.param(COMPLETIONS, {"model": "alias"}, 400, "prompt", id="no prompt"),
+        pytest.param(COMPLETIONS, completion(["a"]), 400, "prompt", id="a list of prompts"),
+    ],
+)
+async def test_bad_request_is_an_error_that_names_the_field(path: str, body: Any, status: int, param: str) -> None:
+    response = await ask(path, body)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["param"] == param
+    assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
+
+
+async def test_length_of_zero_is_refused() -> None:
+    assert (await ask(CHAT, chat(max_tokens=0))).status_code == 400
+
+
+async def test_stream_options_that_are_no_object_are_refused() -> None:
+    assert (await ask(CHAT, chat(stream=True, stream_options="usage"))).status_code == 400
+
+
+async def test_unknown_route_and_wrong_method_have_openais_shape() -> None:
+    response = await ask("/v1/embeddings", {})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "route_not_found")
+    response = await ask(CHAT, b"", method="GET")
+    assert (response.status_code, response.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+# The life of the engine ----------------------------------------------------------------------------------------------
+
+
+class Client:
+    """Sends the request, and leaves when the test says so."""
+
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._messages: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode()}]
+        self.scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "method": "POST",
+            "path": CHAT,
+            "query_string": b"",
+            "headers": [],
+        }
+        self.sent: list[Message] = []
+        self.leaves = asyncio.Event()
+        self.got = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self._messages:
+            return self._messages.pop()
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+        if message["type"] == "http.response.body":
+            self.got.set()
+
+
+async def test_stream_ends_when_the_client_leaves() -> None:
+    slow = engine(tokens=10**9, interval_ms=1)
+    client = Client(chat(stream=True))
+    async with asyncio.timeout(10):
+        answer = asyncio.ensure_future(slow.app(client.scope, client.receive, client.send))
+        await client.got.wait()
+        client.leaves.set()
+        await answer
+    assert slow.running == 0
+    assert b"[DONE]" not in b"".join(m.get("body", b"") for m in client.sent)
+
+
+async def test_answer_in_one_piece_ends_when_the_client_leaves() -> None:
+    slow = engine(tokens=10**9, interval_ms=1)
+    client = Client(chat())
+    client.leaves.set()
+    async with asyncio.timeout(10):
+        await slow.app(client.scope, client.receive, client.send)
+    assert slow.running == 0
+
+
+async def test_running_counts_the_answers_being_written() -> None:
+    slow = engine(tokens=10**9, interval_ms=1)
+    clients = [Client(chat(stream=True)) for _ in range(3)]
+    async with asyncio.timeout(10):
+        answers = asyncio.gather(*(slow.app(c.scope, c.receive, c.send) for c in clients))
+        for client in clients:
+            while len(client.sent) < 3:  # status, role, first word
+                client.got.clear()
+                await client.got.wait()
+        assert slow.running == 3
+        for client in clients:
+            client.leaves.set()
+        await answers
+    assert slow.running == 0
+
+
+async def test_loading_takes_as_long_as_it_is_told() -> None:
+    loading = asyncio.create_task(engine(load_seconds=3600).start())
+    await asyncio.sleep(0)
+    assert not loading.done()
+    loading.cancel()
+    async with asyncio.timeout(10):
+        await engine().start()
+
+
+async def test_engine_is_found_by_its_name() -> None:
+    made = engines.create("echo", EngineSpec(("a",)))
+    assert isinstance(made, EchoEngine)
+    await made.start()
+    await made.check_health()
+    await made.stop()
+    with pytest.raises(ValueError, match="'vllm'"):
+        engines.create("vllm", EngineSpec(("a",)))
+
+
+@pytest.mark.parametrize("args", [{"tokens": 0}, {"interval_ms": -1}, {"load_seconds": -1}, {"colour": "red"}])
+def test_bad_arguments_are_refused(args: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        engine(**args)

@@ -1,0 +1,359 @@
+"""Route over a fake of Serve's handle: who waits, who shares, and what is given back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
+from deployments.server import SECRET_HEADER
+from ingress import leases
+from ingress.leases import Lease, Route
+from ingress.states import ModelState, State, States
+
+LONG = 30.0
+HERE = "node-1"
+request_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_var", default="none")
+
+
+class Slot:
+    """What `choose_replica` returns: a replica's slot, reserved from enter to exit."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    async def __aenter__(self) -> SimpleNamespace:
+        await self._handle.happens("choose")
+        n = self._handle.counts["choose"]
+        metadata = {"host": "10.0.0.7", "port": 8000 + n, "secret": f"secret-{n}"}
+        return SimpleNamespace(replica_metadata=metadata, node_id=self._handle.node)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._handle.happens("give back")
+
+
+class Handle:
+    """Serve's handle of a deployment. Each step counts itself, waits for its gate and fails as it is told."""
+
+    def __init__(self) -> None:
+        self.node = HERE
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failures: list[BaseException] = []
+        self.counts: Counter[str] = Counter()
+        self.cancelled = 0
+        self.contexts: list[str] = []
+        self.wake = SimpleNamespace(remote=lambda: self.happens("wake"))
+        self._changed = asyncio.Condition()
+
+    def choose_replica(self) -> Slot:
+        return Slot(self)
+
+    async def happens(self, what: str) -> None:
+        self.counts[what] += 1
+        self.contexts.append(request_var.get())
+        async with self._changed:
+            self._changed.notify_all()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def reaches(self, what: str, count: int) -> None:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: self.counts[what] >= count)
+
+
+@pytest.fixture(autouse=True)
+def constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases end only when a test ends them; nothing else waits long."""
+    monkeypatch.setattr(leases, "LEASE_S", 3600.0)
+    monkeypatch.setattr(leases, "LOOK_S", 0.01)
+    monkeypatch.setattr(leases, "RETRY_S", 0.0)
+
+
+def route(handle: Any, *, share: int = 100, state: ModelState | None = None) -> Route:
+    states = States(lambda: {} if state is None else {"org--m": state})
+    return Route(handle, name="org/m", deployment_name="org--m", share=share, here=HERE, states=states)
+
+
+async def all_waiting(*tasks: asyncio.Task[Any]) -> None:
+    """Lets the tasks run until each of them waits for something."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+async def acquire(r: Route, count: int = 1) -> list[Lease]:
+    return await asyncio.gather(*(r.acquire(LONG) for _ in range(count)))
+
+
+# Waiting together ----------------------------------------------------------------------------------------------------
+
+
+async def test_many_waiters_share_one_opening() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle)
+    waiters = [asyncio.create_task(r.acquire(LONG)) for _ in range(50)]
+    await all_waiting(*waiters)
+    handle.gate.set()
+    lent = await asyncio.gather(*waiters)
+    assert len(set(lent)) == 1
+    assert lent[0].users == 50
+    assert (handle.counts["wake"], handle.counts["choose"]) == (1, 1)
+
+
+async def test_waiter_that_leaves_does_not_end_the_others_wait() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle)
+    first, second, third = (asyncio.create_task(r.acquire(LONG)) for _ in range(3))
+    await all_waiting(first, second, third)
+    first.cancel()  # also the one whose request began the opening
+    await asyncio.wait({first})
+    await all_waiting(second, third)
+    handle.gate.set()
+    assert await second is await third
+    assert (handle.counts["wake"], handle.cancelled) == (1, 0)
+
+
+async def test_last_waiter_that_leaves_cancels_the_wake() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle)
+    waiters = [asyncio.create_task(r.acquire(LONG)) for _ in range(2)]
+    await all_waiting(*waiters)
+    for waiter in waiters:
+        waiter.cancel()
+    await asyncio.wait(waiters)
+    await asyncio.sleep(0)
+    assert handle.cancelled == 1
+    assert handle.counts["choose"] == 0
+
+
+async def test_wake_that_was_cancelled_is_begun_anew_for_the_next() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle)
+    leaver = asyncio.create_task(r.acquire(LONG))
+    await all_waiting(leaver)
+    leaver.cancel()
+    await asyncio.wait({leaver})
+    handle.gate.set()
+    (lease,) = await acquire(r)
+    assert lease.users == 1
+    assert handle.counts["wake"] == 2
+
+
+async def test_opening_knows_nothing_of_the_request_that_began_it() -> None:
+    """Ray would cancel it with that request."""
+    handle = Handle()
+    r = route(handle)
+    request_var.set("mine")
+    (lease,) = await acquire(r)
+    lease.end()
+    r.release(lease)
+    await handle.reaches("give back", 1)
+    assert handle.contexts == ["none"] * 3  # wake, choose, give back
+
+
+# Sharing -------------------------------------------------------------------------------------------------------------
+
+
+async def test_lease_is_shared_by_later_requests() -> None:
+    handle = Handle()
+    r = route(handle)
+    (first,) = await acquire(r)
+    r.release(first)
+    (second,) = await acquire(r)
+    assert second is first
+    assert handle.counts["choose"] == 1
+
+
+async def test_share_limit_opens_another_lease() -> None:
+    handle = Handle()
+    r = route(handle, share=2)
+    lent = await acquire(r, 5)
+    assert sorted(Counter(lent).values()) == [1, 2, 2]
+    assert handle.counts["choose"] == 3
+
+
+async def test_model_with_a_lease_is_not_woken_again() -> None:
+    handle = Handle()
+    r = route(handle, share=1)
+    await acquire(r, 3)
+    assert (handle.counts["wake"], handle.counts["choose"]) == (1, 3)
+
+
+async def test_ended_lease_is_not_lent_again() -> None:
+    handle = Handle()
+    r = route(handle)
+    (first,) = await acquire(r)
+    first.end()
+    (second,) = await acquire(r)
+    assert second is not first
+    assert second.url != first.url
+
+
+async def test_lease_is_given_back_once_when_its_last_user_ends() -> None:
+    handle = Handle()
+    r = route(handle)
+    lease, *_ = await acquire(r, 3)
+    lease.end()
+    r.release(lease)
+    r.release(lease)
+    await asyncio.sleep(0)
+    assert handle.counts["give back"] == 0
+    r.release(lease)
+    await handle.reaches("give back", 1)
+    r._expire(lease)  # its time is up afterwards
+    await asyncio.sleep(0)
+    assert handle.counts["give back"] == 1
+
+
+async def test_model_is_woken_again_when_all_leases_were_given_back() -> None:
+    handle = Handle()
+    r = route(handle)
+    (lease,) = await acquire(r)
+    lease.end()
+    r.release(lease)
+    await acquire(r)
+    assert handle.counts["wake"] == 2
+
+
+async def test_lease_ends_by_itself_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE_S", 0.02)
+    handle = Handle()
+    r = route(handle)
+    (lease,) = await acquire(r)
+    r.release(lease)
+    await handle.reaches("give back", handle.counts["choose"])
+    assert lease.done
+    assert not lease.lends(100)
+
+
+async def test_lease_that_is_out_of_time_is_kept_for_its_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE_S", 0.02)
+    handle = Handle()
+    r = route(handle)
+    (lease,) = await acquire(r)
+    async with asyncio.timeout(10):
+        while (other := (await acquire(r))[0]) is lease:
+            r.release(other)
+    r.release(other)
+    await handle.reaches("give back", 1)  # the other one
+    assert not lease.done
+    r.release(lease)
+    await handle.reaches("give back", handle.counts["choose"])
+    assert lease.done
+
+
+async def test_lease_that_nobody_came_for_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last waiter leaves in the moment in which the replica is there."""
+    monkeypatch.setattr(leases, "LEASE_S", 0.0)
+    handle = Handle()
+    r = route(handle)
+    await r._open()
+    await handle.reaches("give back", 1)
+
+
+# Failing -------------------------------------------------------------------------------------------------------------
+
+
+async def test_failed_load_reaches_all_waiters_with_its_reason() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle, state=ModelState(State.FAILED, "ValueError: no weights"))
+    waiters = [asyncio.create_task(r.acquire(LONG)) for _ in range(5)]
+    errors = await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), 10)
+    assert [type(error) for error in errors] == [ModelLoadFailed] * 5
+    assert "'org/m'" in str(errors[0])
+    assert "ValueError: no weights" in str(errors[0])
+    await asyncio.sleep(0)
+    assert (handle.counts["wake"], handle.cancelled) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (None, Capacity),
+        (ModelState(State.STOPPED), Capacity),
+        (ModelState(State.STOPPING), Capacity),
+        (ModelState(State.STARTING), ModelLoading),
+        (ModelState(State.RUNNING), ModelLoading),
+    ],
+)
+async def test_wait_that_is_over_says_what_it_waited_for(state: ModelState | None, expected: type[ApiError]) -> None:
+    handle = Handle()
+    handle.gate.clear()
+    with pytest.raises(expected) as caught:
+        await asyncio.wait_for(route(handle, state=state).acquire(0.03), 10)
+    assert caught.value.retry_after_s == 10
+    await asyncio.sleep(0)
+    assert handle.cancelled == 1
+
+
+async def test_wait_of_one_that_is_over_does_not_end_the_others() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle)
+    patient = asyncio.create_task(r.acquire(LONG))
+    with pytest.raises(Capacity):
+        await asyncio.wait_for(r.acquire(0.0), 10)
+    handle.gate.set()
+    assert (await patient).users == 1
+    assert handle.counts["wake"] == 1
+
+
+async def test_replica_that_dies_while_it_is_waited_for_is_asked_for_again() -> None:
+    handle = Handle()
+    handle.failures = [RuntimeError("actor died"), RuntimeError("actor died")]
+    (lease,) = await asyncio.wait_for(acquire(route(handle, state=ModelState(State.STARTING))), 10)
+    assert lease.users == 1
+    assert handle.counts["wake"] == 3
+
+
+async def test_wake_that_serve_cancels_by_itself_is_asked_for_again() -> None:
+    """Awaiting Serve's response raises CancelledError when the call was cancelled anywhere."""
+    handle = Handle()
+    handle.failures = [asyncio.CancelledError()]
+    waiter = asyncio.create_task(route(handle).acquire(LONG))
+    await asyncio.wait({waiter}, timeout=10)
+    assert not waiter.cancelled()
+    assert handle.counts["wake"] == 2
+
+
+async def test_failure_of_serve_is_told_as_the_models_when_it_is_the_models() -> None:
+    handle = Handle()
+    handle.failures = [RuntimeError("deployment failed")]
+    with pytest.raises(ModelLoadFailed, match="no weights"):
+        await route(handle, state=ModelState(State.FAILED, "no weights")).acquire(LONG)
+    assert handle.counts["wake"] == 1
+
+
+async def test_failures_of_serve_end_with_the_wait() -> None:
+    handle = Handle()
+    handle.failures = [RuntimeError("no replica")] * 10**6
+    with pytest.raises(Capacity):
+        await asyncio.wait_for(route(handle).acquire(0.02), 10)
+
+
+# Lease ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("node", "url"), [(HERE, "http://127.0.0.1:8001"), ("node-2", "http://10.0.0.7:8001")])
+async def test_replica_of_the_same_node_is_asked_over_loopback(node: str, url: str) -> None:
+    handle = Handle()
+    handle.node = node
+    (lease,) = await acquire(route(handle))
+    assert lease.url == url
+    assert lease.headers == {SECRET_HEADER.decode(): "secret-1"}
