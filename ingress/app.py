@@ -31,6 +31,9 @@ from ingress.states import STOPPED, State, States, read_from_serve
 VERSION = version("llm-manager")
 SLOTS = 4096  # on a replica, each shared by the requests of a second; engines queue by themselves
 MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not the pipe
+# The ingress never blocks, so it needs no loops apart for Serve's code and its own: each chunk and each reservation
+# would cross threads. Read by Serve when the replica's process starts; 10 to 20 % more throughput.
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 DRAIN_MARGIN_S = 10.0
 DRAIN_LOOK_S = 0.25
 
@@ -143,7 +146,7 @@ def build(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(Ingress).options(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=MAX_REQUESTS,
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": ONE_LOOP}},
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
     )
