@@ -3,6 +3,7 @@
 `build` is what serve_config.yaml imports, and the one place that knows Ray's options.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from deployments.residency import METRICS_INTERVAL_S
 from ingress import body as bodies
 from ingress import errors
 from ingress.catalog import Catalog, card
-from ingress.forward import Forwarder, upstream_of
+from ingress.forward import BEHIND_HAPROXY, BEHIND_SERVES_PROXY, Forwarder, upstream_of
 from ingress.leases import Route
 from ingress.request_id import request_id
 from ingress.states import STOPPED, State, States, read_from_serve
@@ -62,7 +63,9 @@ class Ingress:
             for model in self._catalog
         }
         self._forwarder = Forwarder(
-            load_wait_s=self._settings.load_wait_s, request_timeout_s=self._settings.request_timeout_s
+            load_wait_s=self._settings.load_wait_s,
+            request_timeout_s=self._settings.request_timeout_s,
+            join=BEHIND_HAPROXY if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else BEHIND_SERVES_PROXY,
         )
 
     @api.get("/")

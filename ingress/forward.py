@@ -20,11 +20,23 @@ from ingress.leases import Lease, Route
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
-JOIN_STEP_S = 0.0005
-JOIN_MAX_S = 0.02
-"""Chunks that come sooner than JOIN_STEP_S times the number of running streams after the last one was passed on leave
-together: the busier the pipe, the fewer messages. A lone stream is hardly held, one of up to 50 tokens a second and a
-first token never."""
+
+@dataclass(frozen=True)
+class Join:
+    """Chunks leave together that come, after the last one was passed on, sooner than `step_s` times the number of
+    running streams, and at most `max_s`: the busier the pipe, the fewer messages. A lone stream is hardly held, a first
+    token never."""
+
+    step_s: float
+    max_s: float
+
+    def window_s(self, streams: int) -> float:
+        return min(self.max_s, self.step_s * streams)
+
+
+BEHIND_HAPROXY = Join(step_s=0.0005, max_s=0.02)
+# Behind Serve's own proxy each message is one of Ray's, dearer by far than the token it carries.
+BEHIND_SERVES_PROXY = Join(step_s=0.003, max_s=0.1)
 
 # The engine did not see the request.
 _UNDELIVERED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, EngineFailed)
@@ -50,9 +62,10 @@ class Upstream:
 class Forwarder:
     """The pooled client of one ingress replica. Must be made on its event loop."""
 
-    def __init__(self, *, load_wait_s: float, request_timeout_s: float) -> None:
+    def __init__(self, *, load_wait_s: float, request_timeout_s: float, join: Join) -> None:
         self._load_wait_s = load_wait_s
         self._request_timeout_s = request_timeout_s
+        self._join = join
         self._streams = 0  # that run now
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
@@ -117,14 +130,14 @@ class Forwarder:
             try:
                 while more := not answer.content.at_eof():
                     await send.body(chunk, more=more)
-                    chunk = await _next(answer.content, min(JOIN_MAX_S, JOIN_STEP_S * self._streams))
+                    chunk = await _next(answer.content, self._join.window_s(self._streams))
             finally:
                 self._streams -= 1
             await send.body(chunk, more=more)
 
 
 async def _next(content: aiohttp.StreamReader, join_s: float) -> bytes:
-    """The next bytes, joined with those that come within `join_s` of the last ones; empty at the end."""
+    """The next bytes, joined with those that come within `join_s` after the last ones; empty at the end."""
     last = time.monotonic()
     chunk = await content.readany()
     wait = last + join_s - time.monotonic()

@@ -185,14 +185,14 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def forwarder() -> AsyncIterator[Forwarder]:
-    forwarder = Forwarder(load_wait_s=30, request_timeout_s=30)
+    forwarder = Forwarder(load_wait_s=30, request_timeout_s=30, join=forward.BEHIND_HAPROXY)
     yield forwarder
     await forwarder._client.close()
 
 
 @contextlib.asynccontextmanager
 async def impatient(load_wait_s: float, request_timeout_s: float) -> AsyncIterator[Forwarder]:
-    forwarder = Forwarder(load_wait_s=load_wait_s, request_timeout_s=request_timeout_s)
+    forwarder = Forwarder(load_wait_s=load_wait_s, request_timeout_s=request_timeout_s, join=forward.BEHIND_HAPROXY)
     yield forwarder
     await forwarder._client.close()
 
@@ -570,17 +570,16 @@ async def turns(count: int = 50) -> None:
         await asyncio.sleep(0)
 
 
-def join(monkeypatch: pytest.MonkeyPatch, step_s: float, max_s: float) -> Clock:
+def join(monkeypatch: pytest.MonkeyPatch, forwarder: Forwarder, step_s: float, max_s: float) -> Clock:
     """Sets the times within which chunks are joined, and stops the forwarder's clock."""
     clock = Clock()
-    monkeypatch.setattr(forward, "JOIN_STEP_S", step_s)
-    monkeypatch.setattr(forward, "JOIN_MAX_S", max_s)
+    monkeypatch.setattr(forwarder, "_join", forward.Join(step_s, max_s))
     monkeypatch.setattr(forward, "time", clock)
     return clock
 
 
 async def test_first_bytes_are_never_held(forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch) -> None:
-    join(monkeypatch, 3600, 3600)
+    join(monkeypatch, forwarder, 3600, 3600)
     client, got = Client(), asyncio.Event()
 
     async def script(connection: Connection) -> None:
@@ -596,7 +595,7 @@ async def test_first_bytes_are_never_held(forwarder: Forwarder, monkeypatch: pyt
 
 
 async def test_slow_stream_is_never_held(forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = join(monkeypatch, 3600, 3600)
+    clock = join(monkeypatch, forwarder, 3600, 3600)
     client, got = Client(), asyncio.Event()
 
     async def script(connection: Connection) -> None:
@@ -617,7 +616,7 @@ async def test_slow_stream_is_never_held(forwarder: Forwarder, monkeypatch: pyte
 async def test_chunks_that_come_close_together_leave_together(
     forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    join(monkeypatch, 0.1, 0.1)
+    join(monkeypatch, forwarder, 0.1, 0.1)
     client = Client()
 
     async def script(connection: Connection) -> None:
@@ -651,7 +650,7 @@ async def test_chunks_that_come_close_together_leave_together(
 async def test_chunk_is_held_the_longer_the_more_streams_run(
     forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch, others: int, ended: int, after_s: float, held: bool
 ) -> None:
-    clock = join(monkeypatch, 10, 25)
+    clock = join(monkeypatch, forwarder, 10, 25)
     more = asyncio.Event()
 
     async def script(connection: Connection) -> None:
@@ -688,7 +687,7 @@ async def test_chunk_is_held_the_longer_the_more_streams_run(
 async def test_held_chunk_is_passed_on_when_the_replica_is_lost(
     forwarder: Forwarder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    join(monkeypatch, 0.05, 0.05)
+    join(monkeypatch, forwarder, 0.05, 0.05)
     client = Client()
 
     async def script(connection: Connection) -> None:
