@@ -53,6 +53,9 @@ class ModelConfig(_Frozen):
     auto_start: bool = False
     auto_load: bool = True
     idle_timeout_s: Seconds = 3600
+    pinned: bool = False
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    min_resident_s: Seconds = 0
     memory_mb: Annotated[int, Field(gt=0)] | None = None
     min_replicas: Annotated[int, Field(ge=0)] = 0
     max_replicas: Annotated[int, Field(ge=1)] = 1

@@ -30,7 +30,7 @@ from ingress.request_id import request_id
 from ingress.states import STOPPED, State, States, read_from_serve
 
 VERSION = version("llm-manager")
-SLOTS = 4096  # on a replica, each shared by the requests of a second; engines queue by themselves
+SLOTS = 4096  # on a replica, each shared by the requests of a moment; engines queue by themselves
 MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not the pipe
 # The ingress never blocks, so it needs no loops apart for Serve's code and its own: each chunk and each reservation
 # would cross threads. Read by Serve when the replica's process starts; 10 to 20 % more throughput.
@@ -159,6 +159,9 @@ def build(args: dict[str, Any]) -> Application:
 def _deployment(model: ModelConfig, settings: Settings) -> Application:
     residency = {
         "idle_timeout_s": model.idle_timeout_s,
+        "pinned": model.pinned,
+        "priority": model.priority,
+        "min_resident_s": model.min_resident_s,
         "min_replicas": model.min_replicas,
         "max_replicas": model.max_replicas,
         "target_ongoing_requests": model.target_ongoing_requests,

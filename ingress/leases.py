@@ -1,4 +1,4 @@
-"""The way to a model's replicas: one slot on a replica, reserved through Serve, shared by the requests of a second.
+"""The way to a model's replicas: one slot on a replica, reserved through Serve, shared by the requests of a moment.
 
 A reservation costs an RPC at each end, about as much as the rest of a short request. So a lease holds one for
 LEASE_S and lends it to every request that comes in that time; it is given back when the last of them has ended.
@@ -20,7 +20,7 @@ from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
 from deployments.server import SECRET_HEADER
 from ingress.states import STOPPED, State, States
 
-LEASE_S = 1.0
+LEASE_S = 0.25
 LOOPBACK = "127.0.0.1"
 LOOK_S = 1.0  # between looks at the state of a model that is waited for
 RETRY_S = 0.1

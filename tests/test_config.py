@@ -243,7 +243,7 @@ def test_serve_takes_the_example(data: dict[str, Any]) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     (application,) = ServeDeploySchema.model_validate(data).applications
-    assert application.autoscaling_policy["policy_kwargs"] == {"max_concurrent_models": 3}
+    assert application.autoscaling_policy["policy_kwargs"] == {"max_concurrent_models": 3, "max_swap_wait_s": 30}
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS)

@@ -32,10 +32,20 @@ def waits(since: float = 1, queued: float = 1) -> Demand:
     return Demand(queued=queued, last_used=NOW - since)
 
 
-def replicas(cap: int, demand: Mapping[str, Demand], **models: Model) -> dict[str, int]:
+def leaving(queued: float = 0, since: float = 0) -> Demand:
+    """Decided down, with a process that is not gone yet."""
+    return Demand(queued=queued, last_used=NOW - since, leaving=True)
+
+
+def working(up: float) -> Demand:
+    """In use, and up for `up` seconds."""
+    return Demand(0, 1, 1, NOW, NOW - up)
+
+
+def replicas(cap: int, demand: Mapping[str, Demand], turn_s: float = 30, **models: Model) -> dict[str, int]:
     """The decision for the models of `demand`, which are PLAIN unless they are given."""
     configured = {name: models.get(name, PLAIN) for name in demand}
-    return {name: d.replicas for name, d in decide(configured, demand, cap=cap, now=NOW).items()}
+    return {name: d.replicas for name, d in decide(configured, demand, cap=cap, now=NOW, turn_s=turn_s).items()}
 
 
 # decide --------------------------------------------------------------------------------------------------------------
@@ -62,16 +72,30 @@ def test_every_model_that_waits_gets_a_free_place() -> None:
 
 
 def test_victim_is_the_least_recently_used_idle_model() -> None:
-    assert replicas(3, {"a": idle(20), "b": idle(30), "c": idle(10), "d": waits()}) == {"a": 1, "b": 0, "c": 1, "d": 1}
+    assert replicas(3, {"a": idle(20), "b": idle(30), "c": idle(10), "d": waits()}) == {"a": 1, "b": 0, "c": 1, "d": 0}
+
+
+def test_place_is_taken_until_the_victims_process_is_gone() -> None:
+    assert replicas(1, {"a": leaving(), "b": waits()}) == {"a": 0, "b": 0}
+    assert replicas(1, {"a": DOWN, "b": waits()}) == {"a": 0, "b": 1}
+
+
+def test_place_that_is_being_freed_costs_no_other_victim() -> None:
+    assert replicas(2, {"a": leaving(), "b": waits(), "c": idle(99)}) == {"a": 0, "b": 0, "c": 1}
+    assert replicas(2, {"a": leaving(), "b": waits(2), "c": idle(99), "d": waits(1)})["c"] == 0
+
+
+def test_model_is_not_started_beside_its_own_last_process() -> None:
+    assert replicas(3, {"a": leaving(queued=1)}) == {"a": 0}
 
 
 def test_no_more_victims_than_are_needed() -> None:
-    demand = {"a": idle(20), "b": idle(30), "c": idle(10), "d": waits(), "e": waits()}
-    assert replicas(4, demand) == {"a": 1, "b": 0, "c": 1, "d": 1, "e": 1}
+    demand = {"a": idle(20), "b": idle(30), "c": idle(10), "d": waits(2), "e": waits(1)}
+    assert replicas(4, demand) == {"a": 1, "b": 0, "c": 1, "d": 1, "e": 0}
 
 
 def test_busy_models_are_never_victims() -> None:
-    assert replicas(2, {"a": busy(), "b": busy(), "c": waits(since=999)}) == {"a": 1, "b": 1, "c": 0}
+    assert replicas(2, {"a": busy(), "b": busy(), "c": waits(since=999)}) == {"a": 1, "b": 1, "c": 0}, "without a turn"
 
 
 def test_model_with_queued_requests_only_is_no_victim_either() -> None:
@@ -81,13 +105,74 @@ def test_model_with_queued_requests_only_is_no_victim_either() -> None:
 
 @pytest.mark.parametrize(("ago", "kept"), [(0, 1), (SETTLE_S, 1), (SETTLE_S + 0.01, 0)])
 def test_model_is_no_victim_before_its_reports_have_settled(ago: float, kept: int) -> None:
-    assert replicas(1, {"a": idle(ago), "b": waits(99)}) == {"a": kept, "b": 1 - kept}
+    assert replicas(1, {"a": idle(ago), "b": waits(1)}) == {"a": kept, "b": 0}
 
 
 def test_longest_waiting_comes_first() -> None:
-    demand = {"a": waits(2), "b": waits(9), "c": waits(5), "d": idle(99)}
-    assert replicas(2, demand) == {"a": 0, "b": 1, "c": 1, "d": 0}
-    assert replicas(1, demand) == {"a": 0, "b": 1, "c": 0, "d": 0}
+    demand = {"a": waits(2), "b": waits(9), "c": waits(5)}
+    assert replicas(2, demand) == {"a": 0, "b": 1, "c": 1}
+    assert replicas(1, demand) == {"a": 0, "b": 1, "c": 0}
+
+
+def test_higher_priority_comes_first_and_goes_later() -> None:
+    vip = Model(priority=1)
+    assert replicas(1, {"a": waits(1), "b": waits(9)}, a=vip) == {"a": 1, "b": 0}
+    assert replicas(2, {"a": idle(99), "b": idle(9), "c": waits()}, a=vip) == {"a": 1, "b": 0, "c": 0}
+
+
+def test_pinned_model_is_never_unloaded() -> None:
+    pinned = Model(pinned=True, idle_timeout_s=1)
+    assert replicas(1, {"a": idle(999), "b": waits(999)}, a=pinned) == {"a": 1, "b": 0}
+    assert replicas(1, {"a": working(999), "b": waits(999)}, a=pinned) == {"a": 1, "b": 0}
+    assert replicas(1, {"a": DOWN}, a=pinned) == {"a": 0}, "pinned is not auto_start"
+
+
+@pytest.mark.parametrize(("up", "kept"), [(4, 1), (5, 0)])
+def test_model_is_not_unloaded_before_it_was_up_for_its_time(up: float, kept: int) -> None:
+    seen = Demand(replicas=1, last_used=NOW - 3, up_since=NOW - up)
+    young = Model(min_resident_s=5, idle_timeout_s=2)
+    assert replicas(1, {"a": seen}, a=young) == {"a": kept}
+    assert replicas(1, {"a": seen, "b": waits()}, a=Model(min_resident_s=5)) == {"a": kept, "b": 0}
+
+
+# Turns: all models are in use, and another one waits -----------------------------------------------------------------
+
+
+def test_turn_comes_after_the_wait_and_not_before() -> None:
+    assert replicas(1, {"a": working(99), "b": waits(29)}) == {"a": 1, "b": 0}
+    assert replicas(1, {"a": working(99), "b": waits(30)}) == {"a": 0, "b": 0}
+
+
+def test_turn_ends_no_model_that_has_just_had_its_own() -> None:
+    assert replicas(1, {"a": working(29), "b": waits(99)}) == {"a": 1, "b": 0}
+
+
+def test_turn_ends_no_model_that_is_loading() -> None:
+    assert replicas(1, {"a": Demand(queued=1, replicas=1, last_used=NOW), "b": waits(99)}) == {"a": 1, "b": 0}
+
+
+def test_turn_takes_the_place_of_the_one_that_has_been_up_longest() -> None:
+    assert replicas(2, {"a": working(50), "b": working(60), "c": waits(40)}) == {"a": 1, "b": 0, "c": 0}
+
+
+def test_turn_takes_an_idle_place_first() -> None:
+    assert replicas(2, {"a": working(99), "b": idle(1), "c": waits(99)}) == {"a": 1, "b": 0, "c": 0}
+
+
+def test_turn_against_a_higher_priority_takes_longer_but_comes() -> None:
+    vip = Model(priority=1)
+    assert replicas(1, {"a": working(99), "b": waits(59)}, a=vip) == {"a": 1, "b": 0}
+    assert replicas(1, {"a": working(99), "b": waits(60)}, a=vip) == {"a": 0, "b": 0}
+
+
+def test_turn_respects_min_resident_s() -> None:
+    assert replicas(1, {"a": working(99), "b": waits(99)}, a=Model(min_resident_s=100)) == {"a": 1, "b": 0}
+
+
+def test_one_turn_a_waiting_model() -> None:
+    demand = {"a": working(99), "b": working(98), "c": waits(99)}
+    assert replicas(2, demand) == {"a": 0, "b": 1, "c": 0}
+    assert replicas(2, {**demand, "a": leaving(queued=1)}) == {"a": 0, "b": 1, "c": 0}
 
 
 def test_cap_holds_whatever_waits() -> None:
@@ -132,7 +217,8 @@ def test_lower_cap_unloads_no_busy_model_and_starts_none() -> None:
 
 
 def test_lower_cap_makes_room_before_it_lends_it() -> None:
-    assert replicas(1, {"a": idle(20), "b": idle(30), "c": waits()}) == {"a": 0, "b": 0, "c": 1}
+    assert replicas(1, {"a": idle(20), "b": idle(30), "c": waits()}) == {"a": 0, "b": 0, "c": 0}
+    assert replicas(1, {"a": leaving(), "b": idle(30), "c": waits()}) == {"a": 0, "b": 0, "c": 0}
 
 
 @pytest.mark.parametrize(
@@ -162,12 +248,14 @@ def test_reason_tells_the_operator_why() -> None:
     assert reasons == {
         "a": "made room for c",
         "b": "in use",
-        "c": "requested",
+        "c": "waits for a to end",
         "d": "waits: all 2 places are in use",
         "e": "no demand",
         "f": "idle for 60 s",
     }
 
+
+TURN_S = 3.0
 
 # A long random run ---------------------------------------------------------------------------------------------------
 
@@ -182,14 +270,17 @@ class Machine:
     now: float = NOW
     replicas: dict[str, int] = field(default_factory=dict)
     loading: dict[str, int] = field(default_factory=dict)
+    ending: dict[str, int] = field(default_factory=dict)
     queued: dict[str, int] = field(default_factory=dict)
     running: dict[str, int] = field(default_factory=dict)
     clock: dict[str, float] = field(default_factory=dict)
+    up_since: dict[str, float] = field(default_factory=dict)
     served: int = 0
+    turns: int = 0
 
     def __post_init__(self) -> None:
         for name in self.models:
-            self.replicas[name] = self.loading[name] = self.queued[name] = self.running[name] = 0
+            self.replicas[name] = self.loading[name] = self.queued[name] = self.running[name] = self.ending[name] = 0
 
     def demand(self) -> dict[str, Demand]:
         for name in self.models:
@@ -197,35 +288,61 @@ class Machine:
             if (wanted and self.replicas[name]) or not (wanted or self.replicas[name]):
                 self.clock[name] = self.now  # used now; or down, without anybody who waits
             self.clock.setdefault(name, self.now)
-        return {n: Demand(self.queued[n], self.running[n], self.replicas[n], self.clock[n]) for n in self.models}
+        return {
+            n: Demand(
+                self.queued[n],
+                self.running[n] if self.replicas[n] else 0,
+                self.replicas[n],
+                self.clock[n],
+                self.up_since.get(n),
+                leaving=not self.replicas[n] and self.ending[n] > 0,
+            )
+            for n in self.models
+        }
+
+    def places(self) -> set[str]:
+        """Models that take a place: decided up, or with a process that is not gone."""
+        return {name for name in self.models if self.replicas[name] or self.ending[name]}
 
     def step(self) -> None:
         """One look of the policy, checked against what must always hold."""
         demand = self.demand()
-        decisions = decide(self.models, demand, cap=self.cap, now=self.now)
+        before = self.places()
+        decisions = decide(self.models, demand, cap=self.cap, now=self.now, turn_s=TURN_S)
         assert decisions.keys() == self.models.keys()
         after = {name: decision.replicas for name, decision in decisions.items()}
         up = {name for name in after if after[name]}
-        pinned = {name for name in up if self.models[name].min_replicas}
-        started = {name for name in up if not self.replicas[name]} - pinned
-        in_use = {n for n in up if demand[n].wanted or self.now - demand[n].last_used <= SETTLE_S}
-        if len(up) > self.cap:
-            assert up <= in_use | pinned, "an idle model is kept above the cap"
-            assert not started, "a model is started above the cap"
+        always = {name for name in up if self.models[name].min_replicas}
+        started = {name for name in up if not self.replicas[name]} - always
+        stopped = {name for name in after if self.replicas[name] and not after[name]}
+        assert not started or len(before | started | always) <= self.cap, "a model is started above the cap"
         for name, seen in demand.items():
             assert self.models[name].min_replicas <= after[name] <= self.models[name].max_replicas
-            if seen.unfinished:
+            if seen.wanted and name in stopped:
+                self.turns += 1
+                assert "its turn is over" in decisions[name].reason, "a busy model goes without a turn"
+                assert self.now - (seen.up_since or self.now) >= TURN_S, "a turn is cut short"
+                assert any(
+                    self.now - self.clock[n] >= TURN_S for n in after if demand[n].queued and not self.replicas[n]
+                )
+            elif seen.unfinished:
                 assert after[name] >= seen.replicas, "a busy model loses a replica"
-            if seen.replicas and seen.wanted:
-                assert after[name] > 0, "a model that is waited for is unloaded while it loads"
         waiting = sorted((n for n in demand if demand[n].queued and not self.replicas[n]), key=lambda n: self.clock[n])
-        waiting = [n for n in waiting if n not in pinned]
+        waiting = [n for n in waiting if n not in always and not demand[n].leaving]
         assert {self.clock[n] for n in started} == {self.clock[n] for n in waiting[: len(started)]}, "out of turn"
         if len(started) < len(waiting):
-            assert len(up) >= self.cap, "a place stays free while a model waits"
-            assert up <= in_use | pinned | started, "an idle model keeps its place while a model waits"
-        for name in started:
+            in_use = {n for n in up if demand[n].wanted or self.now - demand[n].last_used <= SETTLE_S}
+            assert len(before | up) >= self.cap, "a place stays free while a model waits"
+            idle = up - in_use - always - started
+            coming = len(before | started) - len(up)
+            assert not idle or coming >= len(waiting) - len(started), (
+                "an idle model keeps its place while a model waits"
+            )
+        for name in started | always - before:
             self.loading[name] = self.chance.randrange(6)
+        for name in stopped:
+            self.ending[name] = self.chance.randint(1, 6)
+            self.up_since.pop(name, None)
         self.replicas = after
 
     def live(self, *, arrivals: bool) -> None:
@@ -233,10 +350,14 @@ class Machine:
         self.now += self.chance.choice([0.1, 0.1, 0.1, 1.0])
         for name in self.models:
             if not self.replicas[name]:
+                self.running[name] -= self.chance.randint(0, self.running[name])  # it is drained
+                if not self.running[name]:
+                    self.ending[name] = max(0, self.ending[name] - 1)
                 continue
             if self.loading[name]:
                 self.loading[name] -= 1
                 continue
+            self.up_since.setdefault(name, self.now)
             self.served += self.queued[name]
             self.running[name] += self.queued[name]
             self.queued[name] = 0
@@ -260,6 +381,7 @@ def test_random_run_never_breaks_a_promise_and_serves_everyone() -> None:
             machine.live(arrivals=False)
         assert not any(machine.queued.values()), f"never served: {machine.queued}"
     assert machine.served > 3000
+    assert machine.turns > 10
 
 
 # ResidencyPolicy -----------------------------------------------------------------------------------------------------
@@ -273,9 +395,25 @@ class Clock:
         return self.now
 
 
+class Processes:
+    """Deployments that still have a replica's process."""
+
+    def __init__(self) -> None:
+        self.alive: set[tuple[str, str]] = set()
+
+    def has(self, application: str, deployment: str) -> bool:
+        return (application, deployment) in self.alive
+
+
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def processes() -> Processes:
+    return Processes()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, processes: Processes) -> Clock:
     clock = Clock()
+    monkeypatch.setattr(residency, "ReplicaProcesses", lambda: processes)
     monkeypatch.setattr(residency, "time", clock)
     monkeypatch.delenv("MAX_CONCURRENT_MODELS", raising=False)
     return clock
@@ -296,16 +434,20 @@ def context(
     name: str,
     *,
     replicas: int = 0,
+    up: int | None = None,
     queued: float | None = 0,
     unfinished: list[list[float]] | None = None,
     kwargs: dict[str, Any] | None = None,
 ) -> SimpleNamespace:
-    """Serve's AutoscalingContext of a deployment. unfinished: for each replica the points of its series."""
+    """Serve's AutoscalingContext of a deployment. up: replicas that run, if not all. unfinished: for each replica the
+    points of its series."""
     series = {f"r{i}": [SimpleNamespace(timestamp=0.0, value=v) for v in p] for i, p in enumerate(unfinished or [])}
     own = {"idle_timeout_s": 60.0, "min_replicas": 0, "max_replicas": 1, "target_ongoing_requests": 32}
     policy = SimpleNamespace(policy_kwargs=own if kwargs is None else kwargs)
     return SimpleNamespace(
+        app_name="app",
         deployment_name=name,
+        current_num_replicas=replicas if up is None else up,
         config=SimpleNamespace(policy=policy),
         total_queued_requests=queued,
         target_num_replicas=replicas,
@@ -349,12 +491,36 @@ def test_latest_report_of_each_replica_counts(clock: Clock) -> None:
     clock.now += 30
     assert ask(policy, busy_second, context("b", queued=1)) == {}
     clock.now += 30
-    assert ask(policy, done, context("b", queued=1)) == {"a": 0, "b": 1}
+    assert ask(policy, done, context("b", queued=1)) == {"a": 0}
 
 
 def test_reports_of_all_replicas_are_added_up(clock: Clock) -> None:
     scaled = {"max_replicas": 4, "target_ongoing_requests": 10}
     assert ask(ResidencyPolicy(), context("a", replicas=2, unfinished=[[15], [16]], kwargs=scaled)) == {"a": 4}
+
+
+def test_victims_place_is_lent_once_its_process_is_gone(clock: Clock, processes: Processes) -> None:
+    policy = ResidencyPolicy(1)
+    ask(policy, context("a", replicas=1, unfinished=[[0]]), context("b"))
+    clock.now += 30
+    processes.alive = {("app", "a"), ("other", "b")}
+    assert ask(policy, context("a", replicas=1, unfinished=[[0]]), context("b", queued=1)) == {"a": 0}
+    assert ask(policy, context("a"), context("b", queued=1)) == {}
+    processes.alive = {("other", "b")}
+    assert ask(policy, context("a"), context("b", queued=1)) == {"b": 1}
+
+
+def test_turn_is_counted_from_when_the_model_can_answer(clock: Clock) -> None:
+    policy = ResidencyPolicy(1, max_swap_wait_s=10)
+    loading = context("a", replicas=1, up=0, queued=1)
+    busy_a = context("a", replicas=1, unfinished=[[1]])
+    ask(policy, loading, context("b", queued=1))
+    clock.now += 20
+    assert ask(policy, busy_a, context("b", queued=1)) == {}
+    clock.now += 9
+    assert ask(policy, busy_a, context("b", queued=1)) == {}
+    clock.now += 1
+    assert ask(policy, busy_a, context("b", queued=1)) == {"a": 0}
 
 
 def test_least_recently_used_is_remembered_between_calls(clock: Clock) -> None:
@@ -364,7 +530,7 @@ def test_least_recently_used_is_remembered_between_calls(clock: Clock) -> None:
         assert ask(policy, *contexts) == {}
         clock.now += 5
     idle_now = [context(n, replicas=1, unfinished=[[0]]) for n in ("b", "a")]
-    assert ask(policy, *idle_now, context("c", queued=1)) == {"a": 0, "c": 1}
+    assert ask(policy, *idle_now, context("c", queued=1)) == {"a": 0}
 
 
 def test_idle_time_counts_from_the_last_sign_of_use(clock: Clock) -> None:

@@ -37,12 +37,13 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             application("main", "/", models, cap=8, max_body_mb=1),
             application("swap", "/swap", swap, cap=2),
             application("one", "/one", one, cap=1, load_wait_s=4),
+            application("turns", "/turns", one, cap=1, turn_s=2),
             application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
         ],
     )
     server.start()
     try:
-        server.wait_ready(["/", "/swap", "/one", "/careless"])
+        server.wait_ready(["/", "/swap", "/one", "/turns", "/careless"])
         yield server
     finally:
         server.stop()

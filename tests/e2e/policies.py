@@ -9,7 +9,7 @@ from typing import Any
 class EvictsBusyModels:
     """One place, given to whoever waits: it looks at no unfinished request, as a careless policy would."""
 
-    def __init__(self, max_concurrent_models: int = 1) -> None:
+    def __init__(self, **_: float) -> None:
         self._up: Hashable = None
 
     def __call__(self, contexts: Mapping[Hashable, Any]) -> tuple[dict[Hashable, int], dict[Hashable, Any]]:

@@ -37,7 +37,14 @@ def wait_for(what: str, look: Callable[[], T], deadline_s: float) -> T:
 
 
 def application(
-    name: str, prefix: str, models: list[dict[str, Any]], *, cap: int, policy: str | None = None, **args: Any
+    name: str,
+    prefix: str,
+    models: list[dict[str, Any]],
+    *,
+    cap: int,
+    turn_s: float = 30,
+    policy: str | None = None,
+    **args: Any,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -46,7 +53,7 @@ def application(
         "logging_config": {"enable_access_log": False},
         "autoscaling_policy": {
             "policy_function": policy or "deployments.residency:ResidencyPolicy",
-            "policy_kwargs": {"max_concurrent_models": cap},
+            "policy_kwargs": {"max_concurrent_models": cap, "max_swap_wait_s": turn_s},
         },
         "args": {"cache_dir": str(CACHE), "models": models, **args},
     }

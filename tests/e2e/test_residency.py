@@ -92,6 +92,25 @@ async def test_busy_model_is_not_evicted(serving: Serving) -> None:
             assert [line async for line in lines if line][-1] == "data: [DONE]"
 
 
+async def test_two_models_with_steady_traffic_take_turns_at_a_cap_of_one(serving: Serving) -> None:
+    """Without turns the second one would never be loaded. No stream is cut for a turn."""
+    url = f"{serving.url}/turns"
+    served = {"x": 0, "y": 0}
+    worst_s = 0.0
+
+    async def steady(client: httpx.AsyncClient, model: str) -> None:
+        nonlocal worst_s
+        while min(served.values()) < 4:
+            started = time.monotonic()
+            assert await stream(client, url, model, 20) == 20  # one second
+            worst_s = max(worst_s, time.monotonic() - started)
+            served[model] += 1
+
+    async with httpx.AsyncClient(timeout=120) as client, asyncio.timeout(120):
+        await asyncio.gather(*(steady(client, model) for model in "xyxy"))
+    assert worst_s < 30
+
+
 async def test_evicted_model_finishes_its_stream(serving: Serving) -> None:
     """The policy here evicts busy models: Serve must drain them, since the ingress holds a slot."""
     url = f"{serving.url}/careless"
