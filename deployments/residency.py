@@ -19,6 +19,9 @@ from deployments.processes import ReplicaProcesses
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
+BACK_OFF_S = 10.0
+"""Seconds in which a model that did not start is not tried again, whoever asks."""
+
 METRICS_INTERVAL_S = 0.25
 SETTLE_S = 0.75
 """Seconds that a replica's report may lag behind its requests: no model is unloaded sooner after its last sign of
@@ -52,7 +55,8 @@ class Demand:
 
     queued: requests that wait for a replica. unfinished: requests that replicas have not finished. replicas: decided
     on before, up or not. last_used: clock of the last sign of use; of a model that is down and waited for, since when.
-    up_since: clock since when it can answer. leaving: whether a process of it is still ending.
+    up_since: clock since when it can answer. leaving: whether a process of it is still ending. failed: whether it was
+    to start and has no process.
     """
 
     queued: float = 0
@@ -61,6 +65,7 @@ class Demand:
     last_used: float = 0
     up_since: float | None = None
     leaving: bool = False
+    failed: bool = False
 
     @property
     def wanted(self) -> bool:
@@ -137,6 +142,8 @@ def _decide_alone(model: Model, seen: Demand, now: float) -> Decision | None:
         return Decision(_wanted_replicas(model, seen), "in use")
     if quiet_s <= SETTLE_S:
         return Decision(max(seen.replicas, model.min_replicas), "just used")
+    if seen.failed and quiet_s >= BACK_OFF_S and model.min_replicas == 0:
+        return Decision(0, "did not start")
     if model.stays:
         return Decision(max(1, model.min_replicas), "pinned" if model.pinned else "min_replicas")
     if seen.up_since is not None and now - seen.up_since < model.min_resident_s:
@@ -228,9 +235,9 @@ class ResidencyPolicy:
         series = (context.raw_metrics or {}).get(UNFINISHED, {}).values()
         unfinished = sum(points[-1].value for points in series if points)
         replicas = context.target_num_replicas
+        process = self._processes.has(context.app_name, context.deployment_name)
         if replicas == 0:
             self._up_since.pop(key, None)
-            leaving = self._processes.has(context.app_name, context.deployment_name)
             # Its clock is the time since when it waits, so that the longest waiting comes first.
             if queued > 0:
                 since = self._waiting_since.setdefault(key, now)
@@ -238,7 +245,7 @@ class ResidencyPolicy:
                 self._waiting_since.pop(key, None)
                 since = now
             self._last_used.pop(key, None)
-            return Demand(queued=queued, last_used=since, leaving=leaving)
+            return Demand(queued=queued, last_used=since, leaving=process)
         self._waiting_since.pop(key, None)
         if context.current_num_replicas > 0:
             self._up_since.setdefault(key, now)
@@ -246,4 +253,6 @@ class ResidencyPolicy:
             self._up_since.pop(key, None)
         if queued > 0 or unfinished > 0 or key not in self._last_used:
             self._last_used[key] = now
-        return Demand(queued, unfinished, replicas, self._last_used[key], self._up_since.get(key))
+        up_since = self._up_since.get(key)
+        failed = up_since is None and not process
+        return Demand(queued, unfinished, replicas, self._last_used[key], up_since, failed=failed)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from deployments import residency
-from deployments.residency import SETTLE_S, UNFINISHED, Demand, Model, ResidencyPolicy, decide
+from deployments.residency import BACK_OFF_S, SETTLE_S, UNFINISHED, Demand, Model, ResidencyPolicy, decide
 
 NOW = 10_000.0
 DOWN = Demand(last_used=NOW)
@@ -133,6 +133,18 @@ def test_model_is_not_unloaded_before_it_was_up_for_its_time(up: float, kept: in
     young = Model(min_resident_s=5, idle_timeout_s=2)
     assert replicas(1, {"a": seen}, a=young) == {"a": kept}
     assert replicas(1, {"a": seen, "b": waits()}, a=Model(min_resident_s=5)) == {"a": kept, "b": 0}
+
+
+@pytest.mark.parametrize(("ago", "kept"), [(BACK_OFF_S - 0.1, 1), (BACK_OFF_S, 0)])
+def test_model_that_did_not_start_is_given_up_after_the_back_off(ago: float, kept: int) -> None:
+    seen = Demand(replicas=1, last_used=NOW - ago, failed=True)
+    assert replicas(1, {"a": seen}) == {"a": kept}
+    assert replicas(1, {"a": seen}, a=Model(pinned=True)) == {"a": kept}
+    assert replicas(1, {"a": seen}, a=Model(min_replicas=1)) == {"a": 1}
+
+
+def test_model_that_did_not_start_gives_its_place_at_once() -> None:
+    assert replicas(1, {"a": Demand(replicas=1, last_used=NOW - 1, failed=True), "b": waits()}) == {"a": 0, "b": 0}
 
 
 # Turns: all models are in use, and another one waits -----------------------------------------------------------------
@@ -508,6 +520,18 @@ def test_victims_place_is_lent_once_its_process_is_gone(clock: Clock, processes:
     assert ask(policy, context("a"), context("b", queued=1)) == {}
     processes.alive = {("other", "b")}
     assert ask(policy, context("a"), context("b", queued=1)) == {"b": 1}
+
+
+def test_model_without_a_process_did_not_start(clock: Clock, processes: Processes) -> None:
+    policy = ResidencyPolicy(1)
+    ask(policy, context("a", replicas=1, up=0, queued=1))
+    processes.alive = {("app", "a")}
+    clock.now += 2 * BACK_OFF_S
+    assert ask(policy, context("a", replicas=1, up=0)) == {}, "it is loading"
+    processes.alive = set()
+    assert ask(policy, context("a", replicas=1)) == {}, "it is up"
+    ask(policy, context("a", replicas=1, up=0))
+    assert ask(policy, context("a", replicas=1, up=0)) == {"a": 0}
 
 
 def test_turn_is_counted_from_when_the_model_can_answer(clock: Clock) -> None:

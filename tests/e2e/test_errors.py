@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.serving import Serving
+from tests.e2e.serving import Serving, wait_for
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -90,6 +90,9 @@ def test_model_that_cannot_load_is_a_503_with_the_reason(serving: Serving) -> No
     health = httpx.get(serving.url + "/health").json()
     assert health["status"] == "degraded"
     assert any("No safetensors found" in issue for issue in health["issues"])
+    answer = httpx.post(serving.url + CHAT, json={"model": "broken", "messages": HELLO}, timeout=60)
+    assert_error(answer, 503, "server_error", "model_load_failed")
+    wait_for("it may be tried again", lambda: serving.statuses()["broken"] == "stopped", 30)
 
 
 def test_no_room_within_the_wait_is_a_503(serving: Serving) -> None:
