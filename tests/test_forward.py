@@ -18,7 +18,7 @@ from starlette.types import Message, Scope
 
 from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
 from deployments.server import SECRET_HEADER
-from ingress import forward
+from ingress import forward, leases
 from ingress.forward import DELIVERIES, Forwarder, Upstream, upstream_of
 from ingress.leases import Lease, Route
 
@@ -179,8 +179,10 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause between tries, and no lease that runs out by itself."""
     monkeypatch.setattr(forward, "RETRY_S", 0.0)
+    monkeypatch.setattr(leases, "LEASE_S", 3600.0)
 
 
 @pytest.fixture
