@@ -24,8 +24,8 @@ logger = logging.getLogger("ray.serve.llm_manager")
 @dataclass(frozen=True)
 class Join:
     """Chunks leave together that come, after the last one was passed on, sooner than `step_s` times the number of
-    running streams, and at most `max_s`: the busier the pipe, the fewer messages. A lone stream is hardly held, a first
-    token never."""
+    running streams, and at most `max_s`: the busier the pipe, the fewer messages. A lone stream is hardly held, a
+    first token and the end never."""
 
     step_s: float
     max_s: float
@@ -34,7 +34,7 @@ class Join:
         return min(self.max_s, self.step_s * streams)
 
 
-BEHIND_HAPROXY = Join(step_s=0.0005, max_s=0.02)
+BEHIND_HAPROXY = Join(step_s=0.001, max_s=0.1)
 # Behind Serve's own proxy each message is one of Ray's, dearer by far than the token it carries.
 BEHIND_SERVES_PROXY = Join(step_s=0.003, max_s=0.1)
 
@@ -142,8 +142,10 @@ async def _next(content: aiohttp.StreamReader, join_s: float) -> bytes:
     chunk = await content.readany()
     wait = last + join_s - time.monotonic()
     if chunk and wait > 0:
-        await asyncio.sleep(wait)
-        with contextlib.suppress(aiohttp.ClientError):  # the next read tells
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError):  # of a broken connection the next read tells
+            async with asyncio.timeout(wait):
+                await content.wait_eof()  # the last chunk is not held
+        with contextlib.suppress(aiohttp.ClientError):
             chunk += content.read_nowait()
     return chunk
 
