@@ -6,6 +6,7 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from importlib.metadata import version
 from typing import Any
 
@@ -15,12 +16,11 @@ from ray import serve
 from ray.serve import Application
 from starlette.responses import Response
 
-from deployments import config
+from deployments import config, residency
 from deployments.config import ModelConfig, Settings
 from deployments.errors import InvalidRequest, ModelNotRunning
 from deployments.model import ModelReplica
 from deployments.placement import actor_options
-from deployments.residency import METRICS_INTERVAL_S
 from ingress import body as bodies
 from ingress import errors
 from ingress.catalog import Catalog, card
@@ -157,15 +157,7 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _deployment(model: ModelConfig, settings: Settings) -> Application:
-    residency = {
-        "idle_timeout_s": model.idle_timeout_s,
-        "pinned": model.pinned,
-        "priority": model.priority,
-        "min_resident_s": model.min_resident_s,
-        "min_replicas": model.min_replicas,
-        "max_replicas": model.max_replicas,
-        "target_ongoing_requests": model.target_ongoing_requests,
-    }
+    policy_kwargs = {field.name: getattr(model, field.name) for field in fields(residency.Model)}
     autoscaling = {
         # Serve starts what auto_start names; from then on the application's policy alone decides.
         "initial_replicas": max(int(model.auto_start), model.min_replicas),
@@ -174,9 +166,9 @@ def _deployment(model: ModelConfig, settings: Settings) -> Application:
         "target_ongoing_requests": model.target_ongoing_requests,
         "upscale_delay_s": 0,
         "downscale_delay_s": 0,
-        "metrics_interval_s": METRICS_INTERVAL_S,
-        "look_back_period_s": 2 * METRICS_INTERVAL_S,
-        "policy": {"policy_kwargs": residency},
+        "metrics_interval_s": residency.METRICS_INTERVAL_S,
+        "look_back_period_s": 2 * residency.METRICS_INTERVAL_S,
+        "policy": {"policy_kwargs": policy_kwargs},
     }
     return (
         serve.deployment(ModelReplica)

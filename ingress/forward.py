@@ -7,8 +7,9 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
+from deployments.hangup import ClientGone, unless_gone
 from ingress.leases import Lease, Route
 
 logger = logging.getLogger("ray.serve.llm_manager")
@@ -177,27 +179,13 @@ class _Started:
 class _Forwarded(Response):
     """Runs the work and ends it when the client goes away."""
 
-    def __init__(self, work: Callable[[Send], Awaitable[None]]) -> None:
+    def __init__(self, work: Callable[[Send], Coroutine[Any, Any, None]]) -> None:
         super().__init__()
         self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = asyncio.ensure_future(self._work(send))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
-        if not work.cancelled():
-            work.result()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        with contextlib.suppress(ClientGone):
+            await unless_gone(receive, self._work(send))
 
 
 def upstream_of(request: Request, body: bytes, request_id: str) -> Upstream:

@@ -16,10 +16,11 @@ from starlette.routing import Route
 from deployments.engines.mlx import chat, completions
 from deployments.engines.mlx.model import Model
 from deployments.engines.mlx.protocol import ChatRequest, CompletionRequest
-from deployments.engines.mlx.responses import ClientGone, EventStream, unless_gone
+from deployments.engines.mlx.responses import EventStream
 from deployments.engines.mlx.serving import Plan, events, whole
 from deployments.engines.mlx.validation import parse
 from deployments.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from deployments.hangup import ClientGone, unless_gone
 
 log = logging.getLogger("ray.serve.llm_manager")
 

@@ -20,10 +20,6 @@ class Delta:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
-    @property
-    def empty(self) -> bool:
-        return not (self.content or self.reasoning or self.calls or self.logprobs or self.finish_reason)
-
 
 class Choice:
     """Stop strings are looked for in the content only.

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.engines.mlx.answers import event
 from deployments.errors import ApiError, InternalError
-
-T = TypeVar("T")
+from deployments.hangup import ClientGone, unless_gone
 
 log = logging.getLogger("ray.serve.llm_manager")
-
-
-class ClientGone(Exception):
-    """The client hung up before its answer was done."""
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What the work returns. Raises: ClientGone. The request's body has been read before."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class EventStream(Response):
