@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,11 @@ class Child:
         (found,) = [process for process in self._family() if _title(process).startswith(title)]
         return found
 
+    def serve_logs(self) -> Path:
+        """Where the Ray that this process has started keeps the logs of Serve."""
+        sessions = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray").glob(f"session_*_{self._process.pid}")
+        return max(sessions, key=lambda session: session.name) / "logs" / "serve"
+
     def stop(self) -> None:
         family = self._family()
         if self._process.poll() is None:
@@ -92,7 +97,7 @@ def all_servers(folder: Path) -> Iterator[dict[str, Urls]]:
     """The four servers, each of them up."""
     with ExitStack() as stack:
         bare = stack.enter_context(_bare(folder))
-        _, url = stack.enter_context(_serve(folder, "proxy", [_handle("/handle"), _ours("/ours")]))
+        _, url = stack.enter_context(serve_run(folder, "proxy", [_handle("/handle"), _ours("/ours")]))
         _, haproxy = stack.enter_context(haproxy_server(folder))
         yield {
             "bare": bare,
@@ -107,10 +112,10 @@ def haproxy_server(folder: Path) -> Iterator[tuple[Child, Urls]]:
     """Ours behind HAProxy, in a Ray of its own; another HAProxy on this machine may have the default ports."""
     env = {
         HAPROXY: "1",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
     }
-    with _serve(folder, "haproxy", [_ours("/")], env) as (child, url):
+    with serve_run(folder, "haproxy", [_ours("/")], env) as (child, url):
         yield child, dict.fromkeys(MODELS, url)
 
 
@@ -119,7 +124,7 @@ def _bare(folder: Path) -> Iterator[Urls]:
     with ExitStack() as stack:
         urls = {}
         for model, interval_ms in MODELS.items():
-            port = _free_port()
+            port = free_port()
             command = [sys.executable, "-m", "benchmarks.bare", str(port), model, str(interval_ms)]
             child = Child(folder / f"bare-{model}.log", command)
             stack.callback(child.stop)
@@ -129,11 +134,15 @@ def _bare(folder: Path) -> Iterator[Urls]:
 
 
 @contextmanager
-def _serve(
-    folder: Path, name: str, applications: list[dict[str, Any]], env: Mapping[str, str] | None = None
+def serve_run(
+    folder: Path,
+    name: str,
+    applications: list[dict[str, Any]],
+    env: Mapping[str, str] | None = None,
+    models: Iterable[str] = MODELS,
 ) -> Iterator[tuple[Child, str]]:
-    """`serve run` in a Ray of its own, and its URL."""
-    port = _free_port()
+    """`serve run` in a Ray of its own, and its URL, once each application answers for `models`."""
+    port = free_port()
     config = folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump({"http_options": {"host": HOST, "port": port}, "applications": applications}))
     command = [str(Path(sys.executable).with_name("serve")), "run", str(config)]
@@ -141,7 +150,7 @@ def _serve(
     try:
         for application in applications:
             url = f"http://{HOST}:{port}{application['route_prefix'].rstrip('/')}"
-            child.wait_ready(dict.fromkeys(MODELS, url))
+            child.wait_ready(dict.fromkeys(models, url))
         yield child, f"http://{HOST}:{port}"
     finally:
         child.stop()
@@ -190,7 +199,7 @@ def _answers(url: str, model: str) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])

@@ -86,6 +86,8 @@ class Settings(_Frozen):
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     load_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300
     request_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600
+    max_keep_alive_s: Seconds | None = None
+    warm_start: bool = True
     max_body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32
 
 

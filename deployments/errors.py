@@ -13,6 +13,7 @@ ApiError                     status  type                    code
 ├── ModelLoading             503     server_error            model_loading
 ├── Capacity                 503     server_error            capacity
 ├── EngineFailed             503     server_error            engine_failed
+├── StopTimeout              504     server_error            timeout
 └── UpstreamTimeout          504     server_error            timeout
 
 Code raises these; the ingress and the engines' apps render them with `body()`. Nothing else builds an error answer.
@@ -20,6 +21,7 @@ Code raises these; the ingress and the engines' apps render them with `body()`. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 RETRY_HEADER = "x-replica-retry"
@@ -40,16 +42,21 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
+        """details: fields that the answer's `error` has beside OpenAI's."""
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code or self.default_code
         self.retry_after_s = retry_after_s
+        self.details = details or {}
 
     def body(self) -> dict[str, Any]:
         """`{"error": {message, type, param, code}}`, as OpenAI's API answers."""
-        return error_body(self.message, self.type, self.param, self.code)
+        body = error_body(self.message, self.type, self.param, self.code)
+        body["error"].update(self.details)
+        return body
 
     def headers(self) -> dict[str, str]:
         return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
@@ -127,6 +134,11 @@ class EngineFailed(ApiError):
 
     def headers(self) -> dict[str, str]:
         return {**super().headers(), RETRY_HEADER: "1"}
+
+
+class StopTimeout(ApiError):
+    status = 504
+    default_code = "timeout"
 
 
 class UpstreamTimeout(ApiError):

@@ -14,8 +14,6 @@ DEFAULT_CPUS = 0.1
 def actor_options(model: ModelConfig) -> dict[str, Any]:
     """`ray_actor_options` of the model's deployment."""
     default: dict[str, Any] = {"num_cpus": DEFAULT_CPUS}
-    if model.memory_mb is not None:
-        default["memory"] = model.memory_mb * 2**20
     wanted = [{**default, **placement.ray_actor_options} for placement in model.placements]
     return dict(choose(wanted or [default], _nodes()))
 

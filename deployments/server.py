@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
@@ -16,27 +17,37 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.errors import ApiError, error_body
 
 SECRET_HEADER = b"x-replica-secret"
+KEEP_ALIVE_HEADER = b"x-keep-alive"
+"""Seconds that the model is to stay after this request; negative is for ever."""
 
 _STOP_S = 1.0
 
 
 class Guard:
-    """ASGI in front of an engine's app: checks the secret and counts the requests that are not finished."""
+    """ASGI in front of an engine's app: checks the secret, and counts the requests that are not finished.
+
+    keep_alive_s: what the last request that said so wanted, at the clock keep_alive_at; 0 if none did.
+    """
 
     def __init__(self, app: ASGIApp, check_health: Callable[[], Awaitable[None]]) -> None:
         self._app = app
         self._check_health = check_health
         self.secret = secrets.token_urlsafe(32)
         self.unfinished = 0
+        self.keep_alive_s = self.keep_alive_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        given = next((value for name, value in scope["headers"] if name == SECRET_HEADER), b"")
-        if not hmac.compare_digest(given, self.secret.encode()):
+        headers = dict(scope["headers"])
+        if not hmac.compare_digest(headers.get(SECRET_HEADER, b""), self.secret.encode()):
             body = error_body("Only the ingress may ask a replica.", "authentication_error")
             await JSONResponse(body, 401)(scope, receive, send)
             return
+        if keep_alive := headers.get(KEEP_ALIVE_HEADER):
+            self.keep_alive_s, self.keep_alive_at = float(keep_alive), time.time()
+            passed_on = [header for header in scope["headers"] if header[0] != KEEP_ALIVE_HEADER]
+            scope = {**scope, "headers": passed_on}  # it is no word to the engine
         self.unfinished += 1
         try:
             try:

@@ -3,8 +3,8 @@
 `build` is what serve_config.yaml imports, and the one place that knows Ray's options.
 """
 
+import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import version
@@ -14,20 +14,23 @@ import ray
 from fastapi import FastAPI, Request
 from ray import serve
 from ray.serve import Application
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from deployments import config, residency
+from deployments import config, residency, sizes, warm
 from deployments.config import ModelConfig, Settings
 from deployments.errors import InvalidRequest, ModelNotRunning
 from deployments.model import ModelReplica
 from deployments.placement import actor_options
+from deployments.residency.board import Board, Kind
+from deployments.residency.decision import METRICS_INTERVAL_S
 from ingress import body as bodies
-from ingress import errors
+from ingress import errors, keep_alive, states, system
 from ingress.catalog import Catalog, card
 from ingress.forward import BEHIND_HAPROXY, BEHIND_SERVES_PROXY, Forwarder, upstream_of
-from ingress.leases import Route
+from ingress.leases import Route, load_failed
+from ingress.management import Management
 from ingress.request_id import request_id
-from ingress.states import STOPPED, State, States, read_from_serve
+from ingress.states import State, States
 
 VERSION = version("llm-manager")
 SLOTS = 4096  # on a replica, each shared by the requests of a moment; engines queue by themselves
@@ -36,7 +39,8 @@ MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not t
 # would cross threads. Read by Serve when the replica's process starts; 10 to 20 % more throughput.
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 DRAIN_MARGIN_S = 10.0
-DRAIN_LOOK_S = 0.25
+DRAIN_LOOK_S = 0.05
+SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 api = FastAPI(title="LLM-Manager", version=VERSION)
 errors.install(api)
@@ -49,7 +53,15 @@ class Ingress:
         self._settings = Settings.model_validate(settings)
         self._catalog = Catalog(self._settings.models)
         app_name = serve.get_replica_context().app_name
-        self._states = States(lambda: read_from_serve(app_name))
+        board = Board(app_name)
+        self._states = States(lambda: states.read(app_name, board))
+        self._management = Management(
+            self._catalog,
+            self._states,
+            board,
+            start_s=self._settings.load_wait_s,
+            stop_s=self._settings.request_timeout_s + 2 * DRAIN_MARGIN_S,
+        )
         here = ray.get_runtime_context().get_node_id()
         self._routes = {
             model.name: Route(
@@ -80,36 +92,75 @@ class Ingress:
 
     @api.get("/health")
     async def health(self) -> dict[str, Any]:
-        states = await self._states.all()
-        running: dict[str, int] = {}
-        issues = []
-        for model in self._catalog:
-            now = states.get(model.deployment_name, STOPPED)
-            running.setdefault(model.engine_name, 0)
-            running[model.engine_name] += now.state is State.RUNNING
-            if now.state is State.FAILED:
-                issues.append(f"{model.name}: {now.failure_reason}")
-        return {
-            "status": "degraded" if issues else "healthy",
-            "timestamp": int(time.time()),
-            "manager_initialized": True,
-            "engines": {name: {"status": "healthy", "loaded_models": n} for name, n in running.items()},
-            "models": sum(running.values()),
-            "models_count": len(self._catalog),
-            "running_models": sum(running.values()),
-            "issues": issues,
-        }
+        try:
+            reading = await self._states.all()
+        except Exception as error:  # requests for models that are up are answered all the same
+            return system.health(self._catalog, None, [f"The models' states cannot be read: {error!r}"])
+        return system.health(self._catalog, reading, [])
+
+    @api.get("/v1/system/status")
+    async def system_status(self) -> dict[str, Any]:
+        return system.status(self._catalog, await self._states.all())
 
     @api.get("/v1/models")
     async def models(self) -> dict[str, Any]:
-        states = await self._states.all()
-        cards = [card(m, m.name, states.get(m.deployment_name, STOPPED).state) for m in self._catalog]
+        reading = await self._states.all()
+        cards = [card(m, m.name, reading.of(m.deployment_name).state) for m in self._catalog]
         return {"object": "list", "data": cards}
 
     @api.get("/v1/models/{id:path}")
     async def model(self, id: str) -> dict[str, Any]:
         model = self._catalog.find(id)
         return card(model, id, (await self._states.of(model.deployment_name)).state)
+
+    @api.get("/api/models")
+    async def managed_models(self) -> dict[str, Any]:
+        models = await self._management.models()
+        return {"success": True, "message": f"{len(models)} models.", "models": models}
+
+    @api.get("/api/models/stream")
+    async def managed_models_stream(self) -> Response:
+        await self._states.all()  # raises, if at all, before the answer begins
+        return StreamingResponse(self._management.changes(), media_type="text/event-stream", headers=SSE_HEADERS)
+
+    @api.post("/api/models/stop-all")
+    async def stop_all(self, wait: bool = True) -> Response:
+        if not wait:
+            return await self._wish(list(self._catalog), "stop", "All models are being stopped.")
+        stopped = await self._management.stop_all()
+        return JSONResponse({"success": True, "message": "All models are stopped.", "stopped_models": stopped})
+
+    @api.post("/api/models/restart-autostart")
+    async def restart_autostart(self, wait: bool = True) -> Response:
+        if not wait:
+            models = [model for model in self._catalog if model.auto_start]
+            return await self._wish(models, "restart", f"{len(models)} auto_start models are being restarted.")
+        return system.restarted(await self._management.restart_autostart())
+
+    @api.post("/api/models/{alias:path}/start")
+    async def start(self, alias: str, wait: bool = True) -> Response:
+        model = self._catalog.find(alias)
+        if not wait:
+            return await self._wish([model], "start", f"The model {alias!r} is being started.")
+        await self._management.start(model)
+        return JSONResponse({"success": True, "message": f"The model {alias!r} is running."})
+
+    @api.post("/api/models/{alias:path}/stop")
+    async def stop(self, alias: str, wait: bool = True) -> Response:
+        model = self._catalog.find(alias)
+        if not wait:
+            return await self._wish([model], "stop", f"The model {alias!r} is being stopped.")
+        await self._management.stop(model)
+        return JSONResponse({"success": True, "message": f"The model {alias!r} is stopped."})
+
+    @api.get("/api/models/{alias:path}")
+    async def managed_model(self, alias: str) -> dict[str, Any]:
+        return {"success": True, "message": f"The model {alias!r}.", "model": await self._management.model(alias)}
+
+    async def _wish(self, models: list[ModelConfig], kind: Kind, message: str) -> Response:
+        for model in models:
+            await self._management.wish(model, kind)
+        return JSONResponse({"success": True, "message": message}, 202)
 
     @api.post("/v1/chat/completions")
     async def chat_completions(self, request: Request) -> Response:
@@ -121,20 +172,28 @@ class Ingress:
 
     async def _infer(self, request: Request, modes: tuple[str, ...]) -> Response:
         body = await bodies.read(request, int(self._settings.max_body_mb * 2**20))
-        model = self._catalog.find(bodies.model_named(body))
+        data = bodies.parse(body)
+        model = self._catalog.find(bodies.model_named(data))
         if model.mode not in modes:
             raise InvalidRequest(
                 f"{request.url.path} does not fit the model {model.name!r}, which is a {model.mode} model.",
                 param="model",
                 code="wrong_mode",
             )
+        in_body = keep_alive.FIELD in data
+        keep_alive_s = keep_alive.take(data, request.headers, self._settings.max_keep_alive_s)
+        if in_body:  # no engine knows the field
+            body = json.dumps(data).encode()
         await self._refuse_if_not_loaded(model)
-        return self._forwarder.answer(self._routes[model.name], upstream_of(request, body, request_id(request.scope)))
+        upstream = upstream_of(request, body, request_id(request.scope), keep_alive_s)
+        return self._forwarder.answer(self._routes[model.name], upstream)
 
     async def _refuse_if_not_loaded(self, model: ModelConfig) -> None:
         if model.auto_load:
             return
         now = await self._states.of(model.deployment_name)
+        if now.state is State.FAILED:
+            raise load_failed(model.name, now)
         if now.state in (State.STOPPED, State.STOPPING):
             raise ModelNotRunning(f"The model {model.name!r} is not running.", param="model", retry_after_s=10)
 
@@ -157,25 +216,40 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _deployment(model: ModelConfig, settings: Settings) -> Application:
-    policy_kwargs = {field.name: getattr(model, field.name) for field in fields(residency.Model)}
+    options = actor_options(model)
+    if settings.warm_start:
+        env = options.get("runtime_env", {})
+        env_vars = {**warm.environment(model.engine_name), **env.get("env_vars", {})}
+        options["runtime_env"] = {**env, "env_vars": env_vars}
+    # CUDA memory is bounded by the GPUs that Ray lends; a process beside it takes little.
+    memory_mb = 0 if options.get("num_gpus") else model.memory_mb
     autoscaling = {
-        # Serve starts what auto_start names; from then on the application's policy alone decides.
-        "initial_replicas": max(int(model.auto_start), model.min_replicas),
-        "min_replicas": model.min_replicas,
+        # The application's policy alone decides, from the first replica on.
+        "initial_replicas": 0,
+        "min_replicas": 0,
         "max_replicas": model.max_replicas,
         "target_ongoing_requests": model.target_ongoing_requests,
         "upscale_delay_s": 0,
         "downscale_delay_s": 0,
-        "metrics_interval_s": residency.METRICS_INTERVAL_S,
-        "look_back_period_s": 2 * residency.METRICS_INTERVAL_S,
-        "policy": {"policy_kwargs": policy_kwargs},
+        "metrics_interval_s": METRICS_INTERVAL_S,
+        "look_back_period_s": 2 * METRICS_INTERVAL_S,
+        "policy": {
+            "policy_kwargs": {
+                "model": {field.name: getattr(model, field.name) for field in fields(residency.Model)},
+                "sizes": {
+                    "kind": sizes.kind(model),
+                    "memory_mb": memory_mb,
+                    **sizes.known(model, settings.cache_dir.expanduser()),
+                },
+            }
+        },
     }
     return (
         serve.deployment(ModelReplica)
         .options(
             name=model.deployment_name,
             autoscaling_config=autoscaling,
-            ray_actor_options=actor_options(model),
+            ray_actor_options=options,
             max_ongoing_requests=SLOTS,
             graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
             graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,

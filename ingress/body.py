@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -40,17 +42,19 @@ async def read(request: Request, max_bytes: int) -> bytes:
         raise TooSlow(f"The body did not arrive within {READ_TIMEOUT_S:g} s.") from None
 
 
-def model_named(body: bytes) -> str:
-    """The request's `model`.
-
-    Raises: InvalidRequest if the body is not a JSON object with a model's name.
-    """
+def parse(body: bytes) -> dict[str, Any]:
+    """Raises: InvalidRequest if the body is not a JSON object."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return data
+
+
+def model_named(data: Mapping[str, Any]) -> str:
+    """The request's `model`. Raises: InvalidRequest."""
     model = data.get("model")
     if model is None:
         raise InvalidRequest("You must provide a 'model'.", param="model", code="missing_required_parameter")

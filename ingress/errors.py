@@ -27,7 +27,8 @@ def install(api: FastAPI) -> None:
 
 def render(request: Request, error: ApiError) -> Response:
     body = error.body()
-    if request.url.path.startswith("/api/"):
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # the application's route_prefix
+    if path.startswith("/api/"):
         body = {"success": False, "message": error.message, **body}
     return JSONResponse(body, error.status, error.headers())
 

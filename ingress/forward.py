@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
 from deployments.hangup import ClientGone, unless_gone
+from deployments.server import KEEP_ALIVE_HEADER
 from ingress.leases import Lease, Route
 
 logger = logging.getLogger("ray.serve.llm_manager")
@@ -188,7 +189,7 @@ class _Forwarded(Response):
             await unless_gone(receive, self._work(send))
 
 
-def upstream_of(request: Request, body: bytes, request_id: str) -> Upstream:
+def upstream_of(request: Request, body: bytes, request_id: str, keep_alive_s: float | None = None) -> Upstream:
     """The request as a replica gets it, with its query string."""
     path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # the application's route_prefix
     query = f"?{request.url.query}" if request.url.query else ""
@@ -196,4 +197,6 @@ def upstream_of(request: Request, body: bytes, request_id: str) -> Upstream:
         "content-type": request.headers.get("content-type", "application/json"),
         "x-request-id": request_id,
     }
+    if keep_alive_s is not None:
+        headers[KEEP_ALIVE_HEADER.decode()] = str(keep_alive_s)
     return Upstream(path + query, headers, body)

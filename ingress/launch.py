@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import yaml
 
-from deployments import config
+from deployments import config, warm
 from deployments.config import Settings
 
 IMPORT_PATH = "ingress.app:build"
@@ -84,7 +84,8 @@ def run(path: Path, settings: Settings, url: str) -> int:
     """Runs Serve until it ends or a signal comes. Returns the exit status."""
     # A session of its own: Ctrl-C reaches it once, from here, and not each of Ray's processes at a time of its own.
     serve = Path(sys.executable).with_name("serve")
-    child = subprocess.Popen([serve, "run", path], start_new_session=True, preexec_fn=_default_sigint)
+    env = {warm.SOFT_LIMIT: warm.WORKERS, **os.environ}
+    child = subprocess.Popen([serve, "run", path], env=env, start_new_session=True, preexec_fn=_default_sigint)
     stopping = threading.Event()
 
     def stop(*_: Any) -> None:

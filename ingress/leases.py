@@ -13,19 +13,41 @@ import logging
 import time
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
+from deployments.residency.decision import BACK_OFF_S
 from deployments.server import SECRET_HEADER
-from ingress.states import STOPPED, State, States
+from ingress.states import STOPPED, ModelState, State, States
 
 LEASE_S = 0.25
 LOOPBACK = "127.0.0.1"
-LOOK_S = 1.0  # between looks at the state of a model that is waited for
+LOOK_S = 0.5  # between looks at the state of a model that is waited for
 RETRY_S = 0.1
+RETRY_AFTER_S = round(BACK_OFF_S)
 
 logger = logging.getLogger("ray.serve.llm_manager")
+
+
+def load_failed(name: str, now: ModelState) -> ModelLoadFailed:
+    return ModelLoadFailed(f"The model {name!r} could not be loaded: {now.failure_reason}", retry_after_s=RETRY_AFTER_S)
+
+
+def still_loading(name: str, now: ModelState) -> ApiError:
+    """What to say of a model that did not come up in time: it is loading, or waits for a place, or failed."""
+    if now.state is State.FAILED:
+        return load_failed(name, now)
+    if now.state is not State.RUNNING and not now.has_place:
+        why = now.reason or "the others are in use"
+        return Capacity(f"No room for the model {name!r}: {why}.", retry_after_s=RETRY_AFTER_S)
+    if now.loading is None:
+        return ModelLoading(f"The model {name!r} is still loading.", retry_after_s=RETRY_AFTER_S)
+    return ModelLoading(
+        f"The model {name!r} is still loading: {now.loading}.",
+        retry_after_s=now.loading.retry_after_s,
+        details={"loading": asdict(now.loading)},
+    )
 
 
 class Lease:
@@ -131,14 +153,12 @@ class Route:
         except Exception as error:
             logger.warning(f"The states of the models cannot be read: {error!r}")
             now = STOPPED
-        if now.state is State.FAILED:
-            raise ModelLoadFailed(
-                f"The model {self._name!r} could not be loaded: {now.failure_reason}", retry_after_s=10
-            )
-        if timed_out and now.state in (State.STARTING, State.RUNNING):
-            raise ModelLoading(f"The model {self._name!r} is still loading.", retry_after_s=10)
+        if now.state is State.FAILED and now.backing_off:
+            raise load_failed(self._name, now)
+        if now.refused:
+            raise Capacity(f"The model {self._name!r} cannot be loaded: {now.reason}.", retry_after_s=RETRY_AFTER_S)
         if timed_out:
-            raise Capacity(f"No room for the model {self._name!r}: the others are in use.", retry_after_s=10)
+            raise still_loading(self._name, now)
 
     async def _open(self) -> None:
         if not self._held:

@@ -1,15 +1,24 @@
-"""What state each model is in, as Serve's controller sees it."""
+"""What state each model is in and why: what Serve's controller sees of its replicas, and what the policy decided."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from deployments.residency.board import Board, Report, Row, Table
+from ingress.shared import Shared
+
 TTL_S = 0.5
+PATIENCE_S = 3.0
+"""Seconds after which what was last known is shown: Serve's controller may just be restarted."""
+
+logger = logging.getLogger("ray.serve.llm_manager")
 
 
 class State(StrEnum):
@@ -21,26 +30,72 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How far a start is. last_seconds: what the last one took, None if there was none."""
+
+    phase: str
+    seconds: float
+    last_seconds: float | None
+
+    def __str__(self) -> str:
+        last = "" if self.last_seconds is None else f"; the last start took {self.last_seconds:.0f} s"
+        return f"{self.phase}, {self.seconds:.0f} s so far{last}"
+
+    @property
+    def retry_after_s(self) -> int:
+        if self.last_seconds is None:
+            return 10
+        return min(60, max(1, math.ceil(self.last_seconds - self.seconds)))
+
+
+@dataclass(frozen=True)
 class ModelState:
+    """reason: the policy's, for its being up or down. has_place: whether it is up or was started. refused: whether
+    there will be no room for it. backing_off: whether a failed model is not tried again yet. Times are seconds since
+    1970."""
+
     state: State
     failure_reason: str | None = None
+    reason: str = ""
+    has_place: bool = False
+    refused: bool = False
+    backing_off: bool = False
+    replicas: int = 0
+    pending: int = 0
+    running: int = 0
+    loaded_at: float | None = None
+    last_used_at: float | None = None
+    unloads_at: float | None = None
+    memory_mb: float = 0
+    needs_mb: float | None = None
+    context_length: int | None = None
+    loading: Loading | None = None
 
 
 STOPPED = ModelState(State.STOPPED)
 
 
-def state_of(trigger: str, message: str, replicas: Mapping[str, int]) -> ModelState:
-    """The state of a deployment from Serve's DeploymentStatusOverview: why its status is what it is, the message
-    to that, and how many replicas are in which state."""
-    if replicas.get("RUNNING"):
-        return ModelState(State.RUNNING)
+@dataclass(frozen=True)
+class Replicas:
+    """A deployment as Serve sees it."""
+
+    state: State = State.STOPPED
+    failure_reason: str | None = None
+    running: int = 0
+
+
+def replicas_of(trigger: str, message: str, replicas: Mapping[str, int]) -> Replicas:
+    """From Serve's DeploymentStatusOverview: why its status is what it is, the message to that, and how many replicas
+    are in which state."""
+    if running := replicas.get("RUNNING"):
+        return Replicas(State.RUNNING, running=running)
     if trigger == "REPLICA_STARTUP_FAILED":
-        return ModelState(State.FAILED, failure_reason(message))
+        return Replicas(State.FAILED, failure_reason(message))
     if any(replicas.get(state) for state in ("STARTING", "UPDATING", "RECOVERING", "PENDING_MIGRATION")):
-        return ModelState(State.STARTING)
+        return Replicas(State.STARTING)
     if replicas.get("STOPPING"):
-        return ModelState(State.STOPPING)
-    return STOPPED
+        return Replicas(State.STOPPING)
+    return Replicas()
 
 
 def failure_reason(message: str) -> str:
@@ -49,33 +104,88 @@ def failure_reason(message: str) -> str:
     return lines[-1] if lines else "unknown"
 
 
+def state_of(seen: Replicas, row: Row, reports: tuple[Report, ...], now: float) -> ModelState:
+    state = seen.state
+    if state is State.STOPPED and row.waiting:
+        state = State.STARTING
+    elif state is State.STOPPED and row.failure:
+        state = State.FAILED
+    up = state is State.RUNNING
+    idle = up and not row.queued and not row.unfinished and row.idle_limit_s is not None
+    return ModelState(
+        state=state,
+        failure_reason=(seen.failure_reason or row.failure) if state is State.FAILED else None,
+        reason=row.reason,
+        has_place=row.replicas > 0,
+        refused=row.refused,
+        backing_off=seen.state is State.FAILED,
+        replicas=seen.running,
+        pending=int(row.queued),
+        running=int(row.unfinished),
+        loaded_at=row.up_since if up else None,
+        last_used_at=row.last_used or None,
+        unloads_at=row.last_used + row.idle_limit_s if idle and row.idle_limit_s is not None else None,
+        memory_mb=row.measured_mb * seen.running if up else 0,
+        needs_mb=row.reserved_mb or None,
+        context_length=next((r.context_length for r in reports if r.context_length is not None), None),
+        loading=_loading(row, reports, now) if state is State.STARTING else None,
+    )
+
+
+def _loading(row: Row, reports: tuple[Report, ...], now: float) -> Loading:
+    since = (row.started_at if row.replicas else row.waiting_since) or now
+    if row.replicas:
+        phase = next((report.phase for report in reports if not report.failure), "starting its process")
+    else:
+        phase = row.reason
+    return Loading(phase, max(0.0, now - since), row.load_s)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that is known of an application's models, by their deployments' names. cap: None without a policy of
+    ours."""
+
+    states: Mapping[str, ModelState]
+    cap: int | None = None
+
+    def of(self, deployment_name: str) -> ModelState:
+        return self.states.get(deployment_name, STOPPED)
+
+
 class States:
-    """Reads all states at once; callers within TTL_S share one reading."""
+    """Reads all states at once; callers within TTL_S share one reading, and get the last one if there is none."""
 
-    def __init__(self, read: Callable[[], Mapping[str, ModelState]]) -> None:
-        """read: blocking; returns the states by deployment name."""
-        self._read = read
-        self._reading: asyncio.Task[Mapping[str, ModelState]] | None = None
-        self._read_at = float("-inf")
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        """read: may block."""
+        self._shared = Shared(read, TTL_S)
+        self._last: Reading | None = None
 
-    async def all(self) -> Mapping[str, ModelState]:
-        now = time.monotonic()
-        if self._reading is None or (self._reading.done() and now - self._read_at > TTL_S):
-            self._read_at = now
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read))
-        return await asyncio.shield(self._reading)
+    async def all(self) -> Reading:
+        """Raises what the reading raised, if there was none before it."""
+        try:
+            self._last = await asyncio.wait_for(self._shared.get(), PATIENCE_S)
+        except Exception as error:
+            if self._last is None:
+                raise
+            logger.warning(f"The states of the models cannot be read: {error!r}")
+        return self._last
 
     async def of(self, deployment_name: str) -> ModelState:
-        return (await self.all()).get(deployment_name, STOPPED)
+        return (await self.all()).of(deployment_name)
 
 
-def read_from_serve(app_name: str) -> Mapping[str, ModelState]:
+def read(app_name: str, board: Board) -> Reading:
     from ray import serve
 
     application: Any = serve.status().applications.get(app_name)
-    if application is None:
-        return {}
-    return {
-        name: state_of(str(d.status_trigger.value), d.message, {str(k): v for k, v in d.replica_states.items()})
-        for name, d in application.deployments.items()
-    }
+    table = board.table() or Table()
+    reports: dict[str, tuple[Report, ...]] = {}
+    for report in board.reports():
+        reports[report.model] = (*reports.get(report.model, ()), report)
+    now = time.time()
+    states = {}
+    for name, d in (application.deployments if application else {}).items():
+        seen = replicas_of(str(d.status_trigger.value), d.message, {str(k): v for k, v in d.replica_states.items()})
+        states[name] = state_of(seen, table.row(name), reports.get(name, ()), now)
+    return Reading(states, table.cap or None)

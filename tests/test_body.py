@@ -9,7 +9,7 @@ from starlette.types import Message
 
 from deployments.errors import InvalidRequest, TooLarge, TooSlow
 from ingress import body
-from ingress.body import model_named, read
+from ingress.body import model_named, parse, read
 
 
 class Sender:
@@ -80,7 +80,15 @@ async def test_client_that_leaves_in_the_middle_is_not_answered() -> None:
 
 @pytest.mark.parametrize("name", ["smol", "Qwen/Qwen3-8B", "ß", ""])
 def test_model_is_found_in_the_body(name: str) -> None:
-    assert model_named(json.dumps({"stream": True, "model": name}).encode()) == name
+    assert model_named(parse(json.dumps({"stream": True, "model": name}).encode())) == name
+
+
+def test_object_is_parsed_whole() -> None:
+    assert parse(b' {"model": "a", "keep_alive": null, "stop": ["\\u00df"]}\n') == {
+        "model": "a",
+        "keep_alive": None,
+        "stop": ["ß"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -101,10 +109,10 @@ def test_model_is_found_in_the_body(name: str) -> None:
 )
 def test_body_without_a_models_name_is_an_invalid_request(sent: bytes, param: str | None, code: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        model_named(sent)
+        model_named(parse(sent))
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
 def test_body_nested_too_deep_is_an_invalid_request() -> None:
     with pytest.raises(InvalidRequest):
-        model_named(b"[" * 100_000)
+        parse(b'{"a":' * 100_000)

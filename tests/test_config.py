@@ -60,6 +60,11 @@ def test_settings_are_frozen() -> None:
         settings.models[0].name = "b"
 
 
+def test_requests_may_keep_a_model_for_ever_unless_a_bound_is_set() -> None:
+    assert parse({"models": [ECHO]}).max_keep_alive_s is None
+    assert parse({"models": [ECHO], "max_keep_alive_s": 0}).max_keep_alive_s == 0
+
+
 def test_auto_is_mlx() -> None:
     assert ModelConfig(name="a").engine_name == "mlx"
     assert ModelConfig(name="a", engine="echo").engine_name == "echo"
@@ -169,6 +174,8 @@ def test_mistake_in_a_model_carries_its_path(model: Any, path: str) -> None:
         ({"models": [ECHO], "load_wait_s": 0}, "load_wait_s"),
         ({"models": [ECHO], "request_timeout_s": 0}, "request_timeout_s"),
         ({"models": [ECHO], "max_body_mb": 0}, "max_body_mb"),
+        ({"models": [ECHO], "max_keep_alive_s": -1}, "max_keep_alive_s"),
+        ({"models": [ECHO], "max_keep_alive_s": float("inf")}, "max_keep_alive_s"),
         ({"models": [ECHO], "ingress_replicas": 0}, "ingress_replicas"),
         ({"models": [ECHO], "port": 1}, "port"),
         ([], "args"),
@@ -243,7 +250,8 @@ def test_serve_takes_the_example(data: dict[str, Any]) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     (application,) = ServeDeploySchema.model_validate(data).applications
-    assert application.autoscaling_policy["policy_kwargs"] == {"max_concurrent_models": 3, "max_swap_wait_s": 30}
+    written = data["applications"][0]["autoscaling_policy"]["policy_kwargs"]
+    assert application.autoscaling_policy["policy_kwargs"] == written
 
 
 @pytest.mark.parametrize(("cls", "field"), FIELDS)
@@ -319,4 +327,4 @@ def test_policy_of_the_example_is_built_with_its_default(
     assert cls(**policy["policy_kwargs"])({}) == ({}, {})
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
     assert policy["policy_kwargs"] == defaults
-    assert written_default(comment_above("max_concurrent_models")) == defaults["max_concurrent_models"]
+    assert {name: written_default(comment_above(name)) for name in defaults} == defaults

@@ -57,6 +57,20 @@ def test_retry_after_is_a_header_only_when_it_is_known() -> None:
     assert Capacity("x").headers() == {}
 
 
+def test_details_stand_beside_openais_fields_in_the_error() -> None:
+    error = Capacity("No room.", param="model", details={"loading": {"phase": "loading"}})
+    assert error.body() == {
+        "error": {
+            "message": "No room.",
+            "type": "server_error",
+            "param": "model",
+            "code": "capacity",
+            "loading": {"phase": "loading"},
+        }
+    }
+    assert Capacity("x").body()["error"].keys() == {"message", "type", "param", "code"}
+
+
 def test_engine_failed_tells_the_ingress_to_try_another_replica() -> None:
     assert EngineFailed("x").headers() == {errors.RETRY_HEADER: "1"}
     assert EngineFailed("x", retry_after_s=1).headers() == {errors.RETRY_HEADER: "1", "retry-after": "1"}

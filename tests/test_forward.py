@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
-from deployments.server import SECRET_HEADER
+from deployments.server import KEEP_ALIVE_HEADER, SECRET_HEADER
 from ingress import forward, leases
 from ingress.forward import DELIVERIES, Forwarder, Upstream, upstream_of
 from ingress.leases import Lease, Route
@@ -769,6 +769,15 @@ def test_replica_gets_nothing_of_the_clients_credentials() -> None:
     assert upstream_of(asked, b"{}", "id-1") == Upstream(
         "/v1/completions", {"content-type": "application/json", "x-request-id": "id-1"}, b"{}"
     )
+
+
+def test_word_on_how_long_the_model_stays_is_the_ingresss_and_not_the_clients() -> None:
+    asked = request("/v1/completions", x_keep_alive="5m")
+    header = KEEP_ALIVE_HEADER.decode()
+    assert header not in upstream_of(asked, b"{}", "id-1").headers
+    for seconds in (0.0, 300.0, 0.5, 1e9, -1.0):
+        told = upstream_of(asked, b"{}", "id-1", seconds).headers[header]
+        assert float(told) == seconds
 
 
 def test_content_type_is_the_clients() -> None:

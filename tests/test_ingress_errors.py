@@ -56,8 +56,8 @@ async def chat(body: Chat) -> int:
     return len(body.messages)
 
 
-async def ask(method: str, path: str, **more: Any) -> httpx.Response:
-    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+async def ask(method: str, path: str, root: str = "", **more: Any) -> httpx.Response:
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False, root_path=root)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         return await client.request(method, path, **more)
 
@@ -169,3 +169,9 @@ async def test_under_api_success_is_false_beside_every_error(method: str, path: 
 
 async def test_elsewhere_the_error_stands_alone() -> None:
     assert (await ask("GET", "/apis")).json().keys() == {"error"}
+
+
+async def test_prefix_of_the_application_is_not_part_of_the_path() -> None:
+    """Serve leaves it in the path and says so in the root path."""
+    assert (await ask("GET", "/ops/api/full", root="/ops")).json().keys() == {"success", "message", "error"}
+    assert (await ask("GET", "/api/full", root="/api")).json().keys() == {"error"}

@@ -13,8 +13,8 @@ import pytest
 from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
 from deployments.server import SECRET_HEADER
 from ingress import leases
-from ingress.leases import Lease, Route
-from ingress.states import ModelState, State, States
+from ingress.leases import RETRY_AFTER_S, Lease, Route, load_failed, still_loading
+from ingress.states import Loading, ModelState, Reading, State, States
 
 LONG = 30.0
 HERE = "node-1"
@@ -81,8 +81,32 @@ def constants(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def route(handle: Any, *, share: int = 100, state: ModelState | None = None) -> Route:
-    states = States(lambda: {} if state is None else {"org--m": state})
+    states = States(lambda: Reading({} if state is None else {"org--m": state}))
     return Route(handle, name="org/m", deployment_name="org--m", share=share, here=HERE, states=states)
+
+
+class Looks(States):
+    """Counts how often a waiting request looks at the states."""
+
+    def __init__(self, outcome: ModelState | Exception) -> None:
+        self._outcome = outcome
+        self._count = 0
+        self._changed = asyncio.Condition()
+
+    async def of(self, deployment_name: str) -> ModelState:
+        self._count += 1
+        async with self._changed:
+            self._changed.notify_all()
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    async def reaches(self, count: int) -> None:
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: self._count >= count)
+
+    def route(self, handle: Any) -> Route:
+        return Route(handle, name="org/m", deployment_name="org--m", share=100, here=HERE, states=self)
 
 
 async def all_waiting(*tasks: asyncio.Task[Any]) -> None:
@@ -272,7 +296,7 @@ async def test_lease_that_nobody_came_for_is_given_back(monkeypatch: pytest.Monk
 async def test_failed_load_reaches_all_waiters_with_its_reason() -> None:
     handle = Handle()
     handle.gate.clear()
-    r = route(handle, state=ModelState(State.FAILED, "ValueError: no weights"))
+    r = route(handle, state=ModelState(State.FAILED, "ValueError: no weights", backing_off=True))
     waiters = [asyncio.create_task(r.acquire(LONG)) for _ in range(5)]
     errors = await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), 10)
     assert [type(error) for error in errors] == [ModelLoadFailed] * 5
@@ -288,8 +312,10 @@ async def test_failed_load_reaches_all_waiters_with_its_reason() -> None:
         (None, Capacity),
         (ModelState(State.STOPPED), Capacity),
         (ModelState(State.STOPPING), Capacity),
-        (ModelState(State.STARTING), ModelLoading),
+        (ModelState(State.STARTING), Capacity),
+        (ModelState(State.STARTING, has_place=True), ModelLoading),
         (ModelState(State.RUNNING), ModelLoading),
+        (ModelState(State.FAILED, "no weights"), ModelLoadFailed),
     ],
 )
 async def test_wait_that_is_over_says_what_it_waited_for(state: ModelState | None, expected: type[ApiError]) -> None:
@@ -300,6 +326,45 @@ async def test_wait_that_is_over_says_what_it_waited_for(state: ModelState | Non
     assert caught.value.retry_after_s == 10
     await asyncio.sleep(0)
     assert handle.cancelled == 1
+
+
+async def test_failure_that_is_not_backed_off_from_is_waited_out() -> None:
+    """It is of an earlier start; this request begins the next one."""
+    handle = Handle()
+    handle.gate.clear()
+    looks = Looks(ModelState(State.FAILED, "no weights"))
+    waiter = asyncio.create_task(looks.route(handle).acquire(LONG))
+    await looks.reaches(3)
+    assert not waiter.done()
+    handle.gate.set()
+    assert (await waiter).users == 1
+
+
+async def test_model_that_will_never_have_room_is_answered_at_once_with_the_figures() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    refused = ModelState(State.STARTING, refused=True, reason="it needs 9,000 MB of memory, and the limit is 8,000 MB")
+    waiters = [asyncio.create_task(route(handle, state=refused).acquire(LONG)) for _ in range(3)]
+    errors = await asyncio.wait_for(asyncio.gather(*waiters, return_exceptions=True), 10)
+    assert [type(error) for error in errors] == [Capacity] * 3
+    assert isinstance(errors[0], Capacity)
+    assert "'org/m'" in errors[0].message
+    assert "it needs 9,000 MB of memory, and the limit is 8,000 MB." in errors[0].message
+    assert errors[0].retry_after_s == RETRY_AFTER_S
+
+
+async def test_states_that_cannot_be_read_end_no_wait_before_its_time() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    looks = Looks(RuntimeError("no controller"))
+    r = looks.route(handle)
+    waiter = asyncio.create_task(r.acquire(LONG))
+    await looks.reaches(2)
+    with pytest.raises(Capacity):
+        await asyncio.wait_for(r.acquire(0.0), 10)
+    assert not waiter.done()
+    handle.gate.set()
+    assert (await waiter).users == 1
 
 
 async def test_wait_of_one_that_is_over_does_not_end_the_others() -> None:
@@ -336,7 +401,7 @@ async def test_failure_of_serve_is_told_as_the_models_when_it_is_the_models() ->
     handle = Handle()
     handle.failures = [RuntimeError("deployment failed")]
     with pytest.raises(ModelLoadFailed, match="no weights"):
-        await route(handle, state=ModelState(State.FAILED, "no weights")).acquire(LONG)
+        await route(handle, state=ModelState(State.FAILED, "no weights", backing_off=True)).acquire(LONG)
     assert handle.counts["wake"] == 1
 
 
@@ -345,6 +410,49 @@ async def test_failures_of_serve_end_with_the_wait() -> None:
     handle.failures = [RuntimeError("no replica")] * 10**6
     with pytest.raises(Capacity):
         await asyncio.wait_for(route(handle).acquire(0.02), 10)
+
+
+# What is said of a model that is not up -------------------------------------------------------------------------------
+
+
+def test_failed_load_says_why_and_when_to_come_back() -> None:
+    error = load_failed("org/m", ModelState(State.FAILED, "ValueError: no weights"))
+    assert error.message == "The model 'org/m' could not be loaded: ValueError: no weights"
+    assert (error.code, error.retry_after_s) == ("model_load_failed", RETRY_AFTER_S)
+
+
+def test_slow_load_says_how_far_it_is_and_when_it_should_be_done() -> None:
+    loading = Loading("preparing the weights", 3.2, 20.0)
+    error = still_loading("org/m", ModelState(State.STARTING, has_place=True, loading=loading))
+    assert error.message == (
+        "The model 'org/m' is still loading: preparing the weights, 3 s so far; the last start took 20 s."
+    )
+    assert error.body()["error"]["code"] == "model_loading"
+    assert error.body()["error"]["loading"] == {"phase": "preparing the weights", "seconds": 3.2, "last_seconds": 20.0}
+    assert error.headers() == {"retry-after": "17"}
+
+
+def test_first_load_promises_no_time() -> None:
+    loading = Loading("loading", 3.2, None)
+    error = still_loading("org/m", ModelState(State.STARTING, has_place=True, loading=loading))
+    assert error.retry_after_s == 10
+
+
+def test_load_of_which_nothing_is_known_is_still_loading() -> None:
+    error = still_loading("org/m", ModelState(State.RUNNING))
+    assert (error.message, error.code) == ("The model 'org/m' is still loading.", "model_loading")
+    assert error.body()["error"].keys() == {"message", "type", "param", "code"}
+    assert error.retry_after_s == RETRY_AFTER_S
+
+
+@pytest.mark.parametrize(
+    ("reason", "why"),
+    [("waits: all 3 places are in use", "waits: all 3 places are in use"), ("", "the others are in use")],
+)
+def test_wait_for_a_place_is_a_lack_of_capacity_with_its_reason(reason: str, why: str) -> None:
+    error = still_loading("org/m", ModelState(State.STARTING, reason=reason, loading=Loading(reason, 3, None)))
+    assert error.message == f"No room for the model 'org/m': {why}."
+    assert (error.code, error.retry_after_s) == ("capacity", RETRY_AFTER_S)
 
 
 # Lease ---------------------------------------------------------------------------------------------------------------

@@ -43,15 +43,11 @@ def test_first_placement_that_a_node_can_hold_is_chosen(
 # Ray is not running here: nothing is known of the cluster.
 
 
-def test_replica_claims_a_tenth_of_a_cpu_and_no_memory_by_default() -> None:
-    assert actor_options(ModelConfig(name="a")) == {"num_cpus": DEFAULT_CPUS} == {"num_cpus": 0.1}
-
-
-def test_memory_is_reserved_in_bytes() -> None:
-    assert actor_options(ModelConfig(name="a", memory_mb=3))["memory"] == 3 * 1024 * 1024
+def test_replica_claims_a_tenth_of_a_cpu_and_leaves_memory_to_the_policy() -> None:
+    assert actor_options(ModelConfig(name="a", memory_mb=3)) == {"num_cpus": DEFAULT_CPUS} == {"num_cpus": 0.1}
 
 
 def test_placement_comes_before_the_defaults() -> None:
     placement = Placement(ray_actor_options={"num_cpus": 2, "memory": 7, "num_gpus": 1})
-    model = ModelConfig(name="a", memory_mb=3, placements=(placement,))
+    model = ModelConfig(name="a", placements=(placement,))
     assert actor_options(model) == {"num_cpus": 2, "memory": 7, "num_gpus": 1}

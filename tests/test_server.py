@@ -3,13 +3,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import time
+from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import RETRY_HEADER, EngineFailed
-from deployments.server import SECRET_HEADER, Guard, Server
+from deployments.server import KEEP_ALIVE_HEADER, SECRET_HEADER, Guard, Server
 
 
 class App:
@@ -21,9 +23,11 @@ class App:
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None
+        self.scope: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked += 1
+        self.scope = scope
         self.running.set()
         await self.gate.wait()
         if self.failure:
@@ -123,6 +127,56 @@ async def test_what_is_not_http_does_not_reach_the_app() -> None:
 
     await Guard(app, healthy)({"type": "websocket", "headers": []}, receive, send)
     assert (app.asked, sent) == (0, [])
+
+
+# How long the model is to stay ---------------------------------------------------------------------------------------
+
+
+async def test_last_request_that_said_so_decides_how_long_the_model_stays() -> None:
+    guard = Guard(App(), healthy)
+    assert (guard.keep_alive_s, guard.keep_alive_at) == (0, 0)
+    async with asking(guard) as client:
+        before = time.time()
+        await client.get("/", headers={"x-keep-alive": "300.0"})
+        assert guard.keep_alive_s == 300
+        said_at = guard.keep_alive_at
+        assert before <= said_at <= time.time()
+        await client.get("/")
+        assert (guard.keep_alive_s, guard.keep_alive_at) == (300, said_at)
+        await client.get("/", headers={"x-keep-alive": "-1.0"})
+        assert guard.keep_alive_s == -1
+        assert guard.keep_alive_at >= said_at
+
+
+async def test_stranger_does_not_say_how_long_the_model_stays() -> None:
+    guard = Guard(App(), healthy)
+    async with asking(guard, "wrong") as client:
+        await client.get("/", headers={"x-keep-alive": "300.0"})
+    assert (guard.keep_alive_s, guard.keep_alive_at) == (0, 0)
+
+
+async def test_keep_alive_is_not_passed_on_and_all_else_is() -> None:
+    app = App()
+    headers = [(b"a", b"1"), (KEEP_ALIVE_HEADER, b"300.0"), (b"a", b"2"), (b"x-keep-alives", b"3")]
+    async with asking(Guard(app, healthy)) as client:
+        await client.get("/", headers=headers)
+    passed_on = [header for header in app.scope["headers"] if header[0] != KEEP_ALIVE_HEADER]
+    assert app.scope["headers"] == passed_on
+    assert passed_on[-3:] == [(b"a", b"1"), (b"a", b"2"), (b"x-keep-alives", b"3")]
+
+
+async def test_scope_is_the_servers_own_where_nothing_is_taken_out() -> None:
+    app = App()
+    guard = Guard(app, healthy)
+    scope: Scope = {"type": "http", "headers": [(SECRET_HEADER, guard.secret.encode())]}
+
+    async def ignored(*_: object) -> Any:
+        raise AssertionError
+
+    app.failure = RuntimeError("enough")
+    with pytest.raises(RuntimeError, match="enough"):
+        await guard(scope, ignored, ignored)
+    assert app.scope is scope
 
 
 # Server, on real ports -----------------------------------------------------------------------------------------------

@@ -36,6 +36,13 @@ class Engine(Protocol):
     def app(self) -> ASGIApp:
         """The engine's OpenAI app; valid after `start`."""
 
+    @property
+    def context_length(self) -> int | None:
+        """Longest prompt and answer together, in tokens; valid after `start`. None: no bound."""
+
+    def device_mb(self) -> float:
+        """Memory that it takes beside its processes' own, such as Metal's. Must return at once."""
+
     async def start(self) -> None:
         """Loads the model and returns when it can answer.
 

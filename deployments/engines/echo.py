@@ -43,6 +43,13 @@ class EchoEngine:
     def app(self) -> ASGIApp:
         return self._app
 
+    @property
+    def context_length(self) -> None:
+        return None
+
+    def device_mb(self) -> float:
+        return 0
+
     async def start(self) -> None:
         await asyncio.sleep(self._args.load_seconds)
 

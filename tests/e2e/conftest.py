@@ -31,6 +31,18 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     ]
     swap: list[dict[str, Any]] = [{"name": name, **echo, "engine_args": {"interval_ms": 20}} for name in "abc"]
     one: list[dict[str, Any]] = [{"name": name, **slow} for name in "xy"]
+    ops: list[dict[str, Any]] = [
+        {"name": "auto", **echo, "auto_start": True},
+        {"name": "plain", **echo},
+        {"name": "lazy", **echo, "auto_load": False},
+        {"name": "slow", **slow},
+        {"name": "loads", "engine": "echo", "engine_args": {"load_seconds": 4}},
+        {"name": "huge", **echo, "memory_mb": 900_000_000},
+        {"name": "broken", "source": str(broken)},
+    ]
+    sized: list[dict[str, Any]] = [
+        {"name": name, **slow, "memory_mb": mb} for name, mb in {"big": 600, "large": 500, "small": 300}.items()
+    ]
     server = Serving(
         folder,
         [
@@ -38,12 +50,16 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             application("swap", "/swap", swap, cap=2),
             application("one", "/one", one, cap=1, load_wait_s=4),
             application("turns", "/turns", one, cap=1, turn_s=2),
+            application("ops", "/ops", ops, cap=4),
+            application("hasty", "/hasty", [ops[4]], cap=1, load_wait_s=2),
+            application("six", "/six", [{"name": f"m{i}", **echo} for i in range(6)], cap=2, turn_s=1),
+            application("memory", "/memory", sized, cap=5, memory_limit=1000),
             application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
         ],
     )
     server.start()
     try:
-        server.wait_ready(["/", "/swap", "/one", "/turns", "/careless"])
+        server.wait_ready(["/", "/swap", "/one", "/turns", "/ops", "/hasty", "/six", "/memory", "/careless"])
         yield server
     finally:
         server.stop()

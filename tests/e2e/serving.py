@@ -16,6 +16,8 @@ import httpx
 import psutil
 import yaml
 
+from deployments import warm
+
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
@@ -43,6 +45,7 @@ def application(
     *,
     cap: int,
     turn_s: float = 30,
+    memory_limit: float = 0.9,
     policy: str | None = None,
     **args: Any,
 ) -> dict[str, Any]:
@@ -53,7 +56,11 @@ def application(
         "logging_config": {"enable_access_log": False},
         "autoscaling_policy": {
             "policy_function": policy or "deployments.residency:ResidencyPolicy",
-            "policy_kwargs": {"max_concurrent_models": cap, "max_swap_wait_s": turn_s},
+            "policy_kwargs": {
+                "max_concurrent_models": cap,
+                "max_swap_wait_s": turn_s,
+                "memory_limit": memory_limit,
+            },
         },
         "args": {"cache_dir": str(CACHE), "models": models, **args},
     }
@@ -69,7 +76,8 @@ class Serving:
         self.config = folder / "serve_config.yaml"
         http = {"host": "127.0.0.1", "port": self.port}
         self.config.write_text(yaml.safe_dump({"http_options": http, "applications": applications}))
-        self._env = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **(env or {})}
+        warm_env = {warm.SOFT_LIMIT: warm.WORKERS}  # as `make serve` has it
+        self._env = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **warm_env, **(env or {})}
         self._family: list[psutil.Process] = []
 
     def start(self, command: tuple[str | Path, ...] | None = None) -> None:
@@ -102,8 +110,21 @@ class Serving:
         return {card["id"]: card["status"] for card in cards}
 
     def replicas(self, application: str, deployment: str) -> list[psutil.Process]:
-        title = f"ray::ServeReplica:{application}:{deployment}"
+        return self.named(f"ray::ServeReplica:{application}:{deployment}")
+
+    def named(self, title: str) -> list[psutil.Process]:
+        """Ray's processes whose titles begin so."""
         return [p for p in psutil.Process(self._child.pid).children(recursive=True) if _title(p).startswith(title)]
+
+    def idle_warm_processes(self, engine: str) -> list[psutil.Process]:
+        """Processes that Ray keeps, with the engine imported."""
+        hook = warm.environment(engine)[warm.HOOK]
+        return [p for p in self.named("ray::IDLE") if _environment(p).get(warm.HOOK) == hook]
+
+    def memory_mb(self) -> float:
+        """Of all processes of the server, what they share with nobody."""
+        family = psutil.Process(self._child.pid).children(recursive=True)
+        return sum(_unshared(process) for process in family) / 2**20
 
     def interrupt(self) -> None:
         self._family = psutil.Process(self._child.pid).children(recursive=True)
@@ -129,6 +150,20 @@ class Serving:
         _, alive = psutil.wait_procs(self._family, timeout=5)
         for process in alive:
             process.kill()
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def _unshared(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().uss)
+    except psutil.Error:
+        return 0
 
 
 def _title(process: psutil.Process) -> str:

@@ -92,7 +92,9 @@ def test_model_that_cannot_load_is_a_503_with_the_reason(serving: Serving) -> No
     assert any("No safetensors found" in issue for issue in health["issues"])
     answer = httpx.post(serving.url + CHAT, json={"model": "broken", "messages": HELLO}, timeout=60)
     assert_error(answer, 503, "server_error", "model_load_failed")
-    wait_for("it may be tried again", lambda: serving.statuses()["broken"] == "stopped", 30)
+    model = serving.url + "/api/models/broken"
+    wait_for("it may be tried again", lambda: httpx.get(model).json()["model"]["reason"] == "no demand", 30)
+    assert serving.statuses()["broken"] == "failed", "until then"
 
 
 def test_no_room_within_the_wait_is_a_503(serving: Serving) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 
 import httpx
@@ -109,6 +110,91 @@ async def test_two_models_with_steady_traffic_take_turns_at_a_cap_of_one(serving
     async with httpx.AsyncClient(timeout=120) as client, asyncio.timeout(120):
         await asyncio.gather(*(steady(client, model) for model in "xyxy"))
     assert worst_s < 30
+
+
+async def test_300_random_requests_for_six_models_at_a_cap_of_two(serving: Serving) -> None:
+    """None fails, none is cut, and never are there processes of more than two models."""
+    url = f"{serving.url}/six"
+    chance = random.Random(20_261_122)
+    gate = asyncio.Semaphore(8)
+    done = threading.Event()
+    most = 0
+
+    async def one(client: httpx.AsyncClient, model: str, streamed: bool, tokens: int) -> None:
+        async with gate:
+            if streamed:
+                assert await stream(client, url, model, tokens) == tokens
+                return
+            answer = await client.post(url + CHAT, json=body(model, tokens=tokens))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["choices"][0]["message"]["content"] == "hello " * tokens
+
+    def look() -> None:
+        nonlocal most
+        while not done.wait(0.1):
+            titles = {process.name() for process in serving.named("ray::ServeReplica:six:m")}
+            most = max(most, len(titles))
+
+    async with httpx.AsyncClient(timeout=200) as client:
+        looking = asyncio.create_task(asyncio.to_thread(look))
+        try:
+            requests = [(f"m{chance.randrange(6)}", chance.random() < 0.5, chance.randint(1, 200)) for _ in range(300)]
+            await asyncio.gather(*(one(client, *request) for request in requests))
+        finally:
+            done.set()
+            await looking
+    assert most == 2
+
+
+def test_memory_decides_who_is_up_before_the_cap_does(serving: Serving) -> None:
+    url = f"{serving.url}/memory"
+    chat(url, "big")
+    chat(url, "small")
+    assert running(serving, "/memory") == {"big", "small"}, "900 of 1,000 MB"
+    chat(url, "large")
+    assert running(serving, "/memory") == {"large", "small"}, "big had to go, small would not have been enough"
+
+
+def test_model_that_fits_beside_the_others_waits_for_nobody(serving: Serving) -> None:
+    url = f"{serving.url}/swap"
+    chat(url, "a")
+    wait_for("a place is free", lambda: len(running(serving, "/swap")) <= 2, 5)
+    chat(url, "b")
+    assert {"a", "b"} == running(serving, "/swap")
+
+
+def test_swap_takes_a_process_that_was_ready_before(serving: Serving) -> None:
+    """Where Ray has one: the replica that came up before lets it start one."""
+    url = f"{serving.url}/swap"
+    chat(url, "a")
+    wait_for("a process is ready", lambda: serving.idle_warm_processes("echo"), 30)
+    asked = time.time()
+    chat(url, "c")
+    (process,) = serving.replicas("swap", "c")
+    assert process.create_time() < asked
+
+
+def test_unloaded_model_gives_its_memory_back(serving: Serving) -> None:
+    """The real engine's, seen over all processes of the server."""
+    api = f"{serving.url}/api/models/smollm2-135m"
+
+    def used_mb() -> float:
+        return serving.memory_mb()
+
+    def cycle(what: str) -> None:
+        assert httpx.post(f"{api}/{what}", timeout=120).status_code == 200
+
+    cycle("stop")
+    wait_for("a process is ready", lambda: serving.idle_warm_processes("mlx"), 30)
+    before = used_mb()
+    cycle("start")
+    chat(serving.url, "smollm2-135m")
+    wait_for("a process is ready", lambda: serving.idle_warm_processes("mlx"), 30)
+    loaded = used_mb()
+    assert loaded > before + 100, "98 MB of weights, and a cache"
+    cycle("stop")
+    assert serving.replicas("main", "smollm2-135m") == []
+    assert used_mb() < before + 0.2 * (loaded - before)
 
 
 async def test_evicted_model_finishes_its_stream(serving: Serving) -> None:

@@ -39,6 +39,13 @@ class MLXEngine:
             raise RuntimeError("The engine is not started.")
         return self._app
 
+    @property
+    def context_length(self) -> int | None:
+        return self.generator.context_length if self.generator else None
+
+    def device_mb(self) -> float:
+        return self.generator.device_mb if self.generator else 0
+
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         config = await asyncio.to_thread(_config, self._folder)

@@ -157,6 +157,13 @@ class Generator(server.ResponseGenerator):  # type: ignore[misc]  # mlx-lm has n
         return len(self.live)
 
     @property
+    def device_mb(self) -> float:
+        """Metal's buffers; without Metal they are the process's own memory."""
+        if not mx.metal.is_available():
+            return 0
+        return float(mx.get_active_memory() + mx.get_cache_memory()) / 2**20
+
+    @property
     def tokenizer(self) -> Any:
         return self.model_provider.tokenizer
 

@@ -1,18 +1,15 @@
-"""Which models are up: the decision case by case, as invariants of a long random run, and as Serve's policy."""
+"""Which models are up: the decision case by case, and as invariants of a long random run."""
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from deployments import residency
-from deployments.residency import BACK_OFF_S, SETTLE_S, UNFINISHED, Demand, Model, ResidencyPolicy, decide
+from deployments.residency import Decision, Demand, Model, Node, decide
+from deployments.residency.decision import BACK_OFF_S, SETTLE_S
 
 NOW = 10_000.0
 DOWN = Demand(last_used=NOW)
@@ -42,10 +39,36 @@ def working(up: float) -> Demand:
     return Demand(0, 1, 1, NOW, NOW - up)
 
 
-def replicas(cap: int, demand: Mapping[str, Demand], turn_s: float = 30, **models: Model) -> dict[str, int]:
+def decisions(
+    cap: int,
+    demand: Mapping[str, Demand],
+    nodes: Mapping[str, Node] | None = None,
+    turn_s: float = 30,
+    **models: Model,
+) -> dict[str, Decision]:
     """The decision for the models of `demand`, which are PLAIN unless they are given."""
     configured = {name: models.get(name, PLAIN) for name in demand}
-    return {name: d.replicas for name, d in decide(configured, demand, cap=cap, now=NOW, turn_s=turn_s).items()}
+    return decide(configured, demand, cap=cap, now=NOW, turn_s=turn_s, nodes=nodes)
+
+
+def sized(seen: Demand, mb: float, *nodes: str) -> Demand:
+    """With what it takes of memory, and where."""
+    return replace(seen, memory_mb=mb, nodes=nodes)
+
+
+def paused(mb: float, *nodes: str, queued: float = 1, since: float = 1) -> Demand:
+    """Started, and waiting for the memory that it was found to need."""
+    return Demand(queued, 0, 1, NOW - since, loading=True, memory_mb=mb, nodes=nodes, paused=True)
+
+
+def replicas(
+    cap: int,
+    demand: Mapping[str, Demand],
+    nodes: Mapping[str, Node] | None = None,
+    turn_s: float = 30,
+    **models: Model,
+) -> dict[str, int]:
+    return {name: d.replicas for name, d in decisions(cap, demand, nodes, turn_s, **models).items()}
 
 
 # decide --------------------------------------------------------------------------------------------------------------
@@ -140,7 +163,7 @@ def test_model_that_did_not_start_is_given_up_after_the_back_off(ago: float, kep
     seen = Demand(replicas=1, last_used=NOW - ago, failed=True)
     assert replicas(1, {"a": seen}) == {"a": kept}
     assert replicas(1, {"a": seen}, a=Model(pinned=True)) == {"a": kept}
-    assert replicas(1, {"a": seen}, a=Model(min_replicas=1)) == {"a": 1}
+    assert replicas(1, {"a": seen}, a=Model(min_replicas=1)) == {"a": kept}
 
 
 def test_model_that_did_not_start_gives_its_place_at_once() -> None:
@@ -267,9 +290,243 @@ def test_reason_tells_the_operator_why() -> None:
     }
 
 
-TURN_S = 3.0
+# Memory --------------------------------------------------------------------------------------------------------------
+
+ONE = {"n": Node(10)}
+TWO = {"n": Node(10), "m": Node(10)}
+
+
+def test_model_starts_where_its_memory_is_free() -> None:
+    assert replicas(9, {"a": sized(busy(), 6, "n"), "b": sized(waits(), 4)}, ONE) == {"a": 1, "b": 1}
+    assert replicas(9, {"a": sized(busy(), 6, "n"), "b": sized(waits(), 5)}, ONE) == {"a": 1, "b": 0}
+    assert replicas(9, {"a": sized(busy(), 6, "n"), "b": sized(waits(), 5)}, TWO) == {"a": 1, "b": 1}
+    assert replicas(9, {"a": sized(busy(), 6), "b": sized(busy(), 6), "c": sized(waits(), 5)}, TWO)["c"] == 0
+
+
+def test_replica_that_is_not_known_to_be_anywhere_is_not_where_another_one_is_known_to_be() -> None:
+    demand = {"a": sized(busy(), 6), "b": sized(busy(), 6, "n"), "c": sized(waits(), 5)}
+    assert replicas(9, demand, {"n": Node(10), "m": Node(8)}) == {"a": 1, "b": 1, "c": 0}
+
+
+def test_two_loads_never_share_the_same_free_memory() -> None:
+    assert replicas(9, {"a": sized(waits(2), 6), "b": sized(waits(1), 6)}, ONE) == {"a": 1, "b": 0}
+    loading = Demand(1, 0, 1, NOW, loading=True, memory_mb=6)
+    free = {"n": Node(100, free_mb=10)}
+    assert replicas(9, {"a": loading, "b": sized(waits(), 6)}, free)["b"] == 0, "nothing is measured of it yet"
+
+
+def test_memory_is_taken_until_every_process_is_gone() -> None:
+    assert replicas(9, {"a": sized(leaving(), 6, "n"), "b": sized(waits(), 6)}, ONE) == {"a": 0, "b": 0}
+    assert replicas(9, {"a": sized(leaving(), 3, "n", "n"), "b": sized(waits(), 5)}, ONE) == {"a": 0, "b": 0}
+    fewer = sized(busy(1), 3, "n", "n", "n")
+    assert replicas(9, {"a": fewer, "b": sized(waits(), 4)}, ONE) == {"a": 1, "b": 0}
+
+
+def test_memory_that_is_being_freed_is_promised_once_and_costs_no_victim() -> None:
+    demand = {"a": sized(leaving(), 6, "n"), "b": sized(idle(9), 4, "n"), "c": sized(waits(2), 6)}
+    assert replicas(9, demand, ONE) == {"a": 0, "b": 1, "c": 0}
+    assert replicas(9, {**demand, "b": DOWN, "d": sized(waits(1), 5)}, ONE) == {"a": 0, "b": 0, "c": 0, "d": 0}
+    assert replicas(9, {**demand, "b": DOWN, "d": sized(waits(1), 4)}, ONE)["d"] == 1, "enough is left for it"
+
+
+def test_no_model_goes_if_that_does_not_help() -> None:
+    demand = {"a": sized(busy(), 6, "n"), "b": sized(idle(9), 4, "n"), "c": sized(waits(), 5)}
+    assert replicas(9, demand, ONE) == {"a": 1, "b": 1, "c": 0}
+
+
+def test_model_that_gives_too_little_stays_if_a_later_one_gives_enough() -> None:
+    demand = {"a": sized(idle(9), 2, "n"), "b": sized(idle(8), 8, "n"), "c": sized(waits(), 8)}
+    assert replicas(9, demand, ONE) == {"a": 1, "b": 0, "c": 0}
+
+
+def test_victim_is_the_least_recently_used_of_all_nodes() -> None:
+    demand = {"a": sized(idle(8), 8, "n"), "b": sized(idle(9), 8, "m"), "c": sized(waits(), 8)}
+    assert replicas(9, demand, TWO) == {"a": 1, "b": 0, "c": 0}
+
+
+def test_node_where_fewer_must_go_comes_first() -> None:
+    demand = {"a": sized(idle(9), 5, "n"), "b": sized(idle(8), 5, "n"), "c": sized(idle(7), 9, "m")}
+    assert replicas(9, {**demand, "d": sized(waits(), 8)}, TWO) == {"a": 1, "b": 1, "c": 0, "d": 0}
+
+
+def test_measured_memory_counts_beside_others_only() -> None:
+    full = {"n": Node(10, free_mb=1)}
+    assert replicas(9, {"a": sized(waits(), 8)}, full) == {"a": 1}, "nobody could be asked to go"
+    assert replicas(9, {"a": sized(busy(), 2, "n"), "b": sized(waits(), 8)}, full) == {"a": 1, "b": 0}
+
+
+def test_busy_model_grows_into_free_memory_only() -> None:
+    model = Model(max_replicas=4, target_ongoing_requests=1)
+    assert replicas(9, {"a": sized(busy(9), 3, "n")}, ONE, a=model) == {"a": 3}
+    demand = {"a": sized(busy(9), 3, "n"), "b": sized(waits(), 6), "c": sized(leaving(), 1, "n")}
+    assert replicas(9, demand, ONE, a=model)["a"] == 1, "b was promised the rest"
+    late = {"a": sized(busy(9), 3, "n"), "b": sized(waits(99), 8)}
+    assert replicas(9, late, ONE, a=model) == {"a": 1, "b": 0}, "b waits for its turn"
+
+
+def test_model_that_will_never_fit_is_refused_with_figures() -> None:
+    assert decisions(9, {"a": sized(waits(), 11)}, ONE)["a"] == Decision(
+        0, "it needs 11 MB of memory, and the limit is 10 MB", refused=True
+    )
+    beside = decisions(9, {"p": sized(idle(9), 6, "n"), "a": sized(waits(), 5)}, ONE, p=Model(pinned=True))["a"]
+    assert beside.refused
+    assert beside.reason.endswith("the limit is 10 MB beside 6 MB of models that are never unloaded")
+    places = decisions(1, {"p": idle(9), "a": waits()}, p=Model(min_replicas=1))["a"]
+    assert places == Decision(0, "all 1 places are held by models that are never unloaded", refused=True)
+
+
+def test_model_that_fits_on_one_node_is_not_refused() -> None:
+    demand = {"p": sized(idle(9), 6), "a": sized(waits(), 9)}
+    assert not decisions(9, demand, {"n": Node(10), "m": Node(8)}, p=Model(pinned=True))["a"].refused
+
+
+def test_short_memory_unloads_just_enough_of_that_node() -> None:
+    short = {"n": Node(10, short_mb=3), "m": Node(10)}
+    demand = {"a": sized(idle(9), 2, "n"), "b": sized(idle(8), 2, "n"), "c": sized(idle(7), 2, "n")}
+    demand |= {"d": sized(idle(99), 2, "m"), "e": sized(busy(), 2, "n")}
+    assert replicas(9, demand, short) == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 1}
+    assert replicas(9, {**demand, "f": sized(leaving(), 2, "n")}, short)["b"] == 1, "what goes is counted"
+
+
+# A load that is paused -----------------------------------------------------------------------------------------------
+
+
+def test_paused_load_is_granted_memory_once() -> None:
+    granted = decisions(9, {"a": paused(6, "n", since=2), "b": paused(6, "n", since=1)}, ONE)
+    assert granted["a"] == Decision(1, "loads", granted=True)
+    assert granted["b"] == Decision(1, "waits: it needs 6 MB of memory, and 4 MB are free")
+
+
+def test_paused_load_is_granted_memory_of_its_own_node() -> None:
+    demand = {"a": sized(busy(), 6, "n"), "b": paused(6, "n")}
+    assert not decisions(9, demand, TWO)["b"].granted
+    assert decisions(9, {**demand, "b": paused(6, "m")}, TWO)["b"].granted
+    two = replace(paused(6, "n", "n"), replicas=2)
+    assert decisions(9, {"a": two}, ONE, a=Model(max_replicas=2))["a"].refused, "both are there"
+
+
+def test_paused_load_evicts_and_takes_a_turn() -> None:
+    assert replicas(2, {"a": sized(idle(9), 6, "n"), "b": paused(6, "n")}, ONE) == {"a": 0, "b": 1}
+    assert replicas(2, {"a": sized(working(99), 6, "n"), "b": paused(6, "n", since=99)}, ONE) == {"a": 0, "b": 1}
+
+
+def test_paused_load_that_will_never_fit_is_refused() -> None:
+    assert decisions(9, {"a": paused(11, "n")}, ONE)["a"].refused
+
+
+def test_paused_load_that_nobody_waits_for_takes_only_what_is_free() -> None:
+    alone = paused(6, "n", queued=0, since=99)
+    assert decisions(9, {"a": alone}, ONE)["a"].granted
+    assert replicas(9, {"a": sized(idle(9), 6, "n"), "b": alone}, ONE) == {"a": 1, "b": 1}
+    assert replicas(9, {"a": sized(working(99), 6, "n"), "b": alone, "c": sized(waits(), 4)}, ONE)["c"] == 1
+    assert replicas(1, {"b": alone, "c": waits()}, ONE) == {"b": 0, "c": 0}, "and gives its place"
+
+
+def test_two_pinned_loads_do_not_refuse_each_other() -> None:
+    pinned = Model(pinned=True)
+    demand = {"a": paused(6, "n", since=2), "b": paused(6, "n", since=1)}
+    assert decisions(9, demand, ONE, a=pinned, b=pinned)["a"].granted
+
+
+# Wishes --------------------------------------------------------------------------------------------------------------
+
+
+def test_operator_starts_and_stops() -> None:
+    assert decisions(1, {"a": Demand(asked="up", last_used=NOW)})["a"] == Decision(1, "started by an operator")
+    assert replicas(1, {"a": idle(9), "b": Demand(asked="up", last_used=NOW)}) == {"a": 0, "b": 0}
+    assert replicas(1, {"a": replace(busy(), asked="down")}) == {"a": 0}
+    assert replicas(1, {"a": replace(idle(9), asked="down")}, a=Model(pinned=True)) == {"a": 0}
+
+
+def test_model_that_an_operator_stopped_stays_down_until_it_is_asked_for() -> None:
+    always = Model(min_replicas=1)
+    assert replicas(1, {"a": Demand(held=True, last_used=NOW)}, a=always) == {"a": 0}
+    assert replicas(1, {"a": Demand(queued=1, held=True, last_used=NOW)}, a=always) == {"a": 1}
+
+
+def test_start_with_the_server_takes_free_room_only() -> None:
+    auto = Demand(asked="auto", last_used=NOW)
+    assert replicas(1, {"a": auto}) == {"a": 1}
+    assert decisions(1, {"a": idle(99), "b": auto})["b"] == Decision(0, "no room to start it by itself", refused=True)
+    assert replicas(1, {"a": auto, "b": waits(0)}, a=Model(priority=9)) == {"a": 0, "b": 1}, "requests come first"
+
+
+def test_load_that_nobody_waits_for_goes_on_and_is_the_last_victim() -> None:
+    load = Demand(replicas=1, last_used=NOW - 99, loading=True)
+    assert replicas(2, {"a": load, "b": idle(5)}, a=Model(idle_timeout_s=1)) == {"a": 1, "b": 1}
+    assert replicas(2, {"a": load, "b": idle(5), "c": waits()}) == {"a": 1, "b": 0, "c": 0}
+    assert replicas(1, {"a": load, "c": waits()}) == {"a": 0, "c": 0}
+
+
+@pytest.mark.parametrize(("keep_alive_s", "kept"), [(None, 0), (20, 1), (5, 0), (-1, 1), (0, 0)])
+def test_last_request_says_how_long_its_model_stays(keep_alive_s: float | None, kept: int) -> None:
+    seen = replace(idle(10), keep_alive_s=keep_alive_s)
+    assert replicas(1, {"a": seen}, a=Model(idle_timeout_s=8)) == {"a": kept}
+
+
+# Nobody waits for ever -----------------------------------------------------------------------------------------------
+
+
+def test_nobody_overtakes_one_that_has_waited_for_its_turn() -> None:
+    small, big = sized(waits(5), 3), sized(waits(31), 8)
+    demand = {"a": sized(working(5), 6, "n"), "b": big, "c": small}
+    assert replicas(9, demand, ONE) == {"a": 1, "b": 0, "c": 0}
+    assert replicas(9, {**demand, "b": sized(waits(29), 8)}, ONE)["c"] == 1, "not its turn yet"
+    assert decisions(9, demand, ONE)["c"].reason == "waits: it is b's turn"
+
+
+def test_one_that_has_waited_for_its_turn_blocks_only_what_it_needs() -> None:
+    nodes = {"n": Node(10), "m": Node(5)}
+    demand = {"a": sized(working(5), 6, "n"), "b": sized(waits(31), 8), "c": sized(waits(5), 3)}
+    assert replicas(9, demand, nodes) == {"a": 1, "b": 0, "c": 1}
+    assert replicas(2, demand, nodes) == {"a": 1, "b": 0, "c": 0}, "its place is kept"
+
+
+def test_one_that_cannot_be_helped_blocks_nobody() -> None:
+    refused = {"a": sized(waits(99), 11), "b": sized(waits(1), 5)}
+    assert replicas(9, refused, ONE) == {"a": 0, "b": 1}
+    full = {"n": Node(100, free_mb=5)}  # by somebody else
+    demand = {"p": sized(idle(9), 1, "n"), "a": sized(waits(99), 50), "b": sized(waits(1), 3)}
+    assert replicas(9, demand, full, p=Model(pinned=True)) == {"p": 1, "a": 0, "b": 1}
+
+
+@pytest.mark.parametrize(("ends_since", "kept"), [(29, 1), (30, 0)])
+def test_process_that_takes_a_turn_to_end_is_not_waited_for(ends_since: float, kept: int) -> None:
+    drained = Demand(leaving=True, ended_at=NOW - ends_since)
+    assert replicas(2, {"a": drained, "b": idle(9), "c": waits(60)}) == {"a": 0, "b": kept, "c": 0}
+
+
+def test_each_turn_of_waiting_counts_as_a_priority() -> None:
+    vip = Model(priority=1)
+    assert replicas(1, {"a": waits(1), "b": waits(29)}, a=vip) == {"a": 1, "b": 0}
+    assert replicas(1, {"a": waits(1), "b": waits(30)}, a=vip) == {"a": 0, "b": 1}
+
+
+def test_turn_does_not_wait_for_the_victims_min_resident_s_again() -> None:
+    assert replicas(1, {"a": working(600), "b": waits(30)}, a=Model(min_resident_s=600)) == {"a": 0, "b": 0}
+
+
+def test_turn_ends_a_model_that_does_not_start_though_it_is_waited_for() -> None:
+    broken = Demand(queued=1, replicas=1, last_used=NOW, failed=True)
+    assert replicas(1, {"a": broken, "b": waits(29)}) == {"a": 1, "b": 0}
+    assert replicas(1, {"a": broken, "b": waits(30)}) == {"a": 0, "b": 0}
+
+
+def test_turns_without_a_wait_still_take_one_victim() -> None:
+    assert replicas(1, {"a": working(1), "b": waits(0)}, turn_s=0) == {"a": 0, "b": 0}
+    drained = Demand(leaving=True, ended_at=NOW - 1)
+    assert replicas(2, {"a": drained, "b": working(1), "c": waits(1)}, turn_s=0) == {"a": 0, "b": 1, "c": 0}
+
+
+def test_one_with_a_place_that_waits_for_memory_is_no_victim() -> None:
+    broken = replace(paused(6, "n"), failed=True, loading=False)
+    demand = {"a": broken, "b": sized(working(9), 6, "n"), "c": waits(99)}
+    assert replicas(2, demand, ONE) == {"a": 1, "b": 1, "c": 0}
+
 
 # A long random run ---------------------------------------------------------------------------------------------------
+
+TURN_S = 3.0
 
 
 @dataclass
@@ -394,255 +651,3 @@ def test_random_run_never_breaks_a_promise_and_serves_everyone() -> None:
         assert not any(machine.queued.values()), f"never served: {machine.queued}"
     assert machine.served > 3000
     assert machine.turns > 10
-
-
-# ResidencyPolicy -----------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def time(self) -> float:
-        return self.now
-
-
-class Processes:
-    """Deployments that still have a replica's process."""
-
-    def __init__(self) -> None:
-        self.alive: set[tuple[str, str]] = set()
-
-    def has(self, application: str, deployment: str) -> bool:
-        return (application, deployment) in self.alive
-
-
-@pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, processes: Processes) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(residency, "ReplicaProcesses", lambda: processes)
-    monkeypatch.setattr(residency, "time", clock)
-    monkeypatch.delenv("MAX_CONCURRENT_MODELS", raising=False)
-    return clock
-
-
-@pytest.fixture
-def log() -> Iterator[list[logging.LogRecord]]:
-    """What the policy logs at WARNING and above; Ray's loggers do not pass on to the root."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign, assignment]
-    residency.logger.addHandler(handler)
-    yield records
-    residency.logger.removeHandler(handler)
-
-
-def context(
-    name: str,
-    *,
-    replicas: int = 0,
-    up: int | None = None,
-    queued: float | None = 0,
-    unfinished: list[list[float]] | None = None,
-    kwargs: dict[str, Any] | None = None,
-) -> SimpleNamespace:
-    """Serve's AutoscalingContext of a deployment. up: replicas that run, if not all. unfinished: for each replica the
-    points of its series."""
-    series = {f"r{i}": [SimpleNamespace(timestamp=0.0, value=v) for v in p] for i, p in enumerate(unfinished or [])}
-    own = {"idle_timeout_s": 60.0, "min_replicas": 0, "max_replicas": 1, "target_ongoing_requests": 32}
-    policy = SimpleNamespace(policy_kwargs=own if kwargs is None else kwargs)
-    return SimpleNamespace(
-        app_name="app",
-        deployment_name=name,
-        current_num_replicas=replicas if up is None else up,
-        config=SimpleNamespace(policy=policy),
-        total_queued_requests=queued,
-        target_num_replicas=replicas,
-        raw_metrics=None if unfinished is None else {UNFINISHED: series},
-    )
-
-
-def ask(policy: ResidencyPolicy, *contexts: SimpleNamespace) -> dict[str, int]:
-    """The policy's answer, by deployment name. Serve's keys are not strings."""
-    decided, state = policy({(c.deployment_name, "app"): c for c in contexts})
-    assert state == {}, "Serve would keep it and hand it back"
-    return {key[0]: n for key, n in decided.items() if isinstance(key, tuple)}
-
-
-def test_only_deployments_that_change_are_mentioned(clock: Clock) -> None:
-    contexts = [context("a", replicas=1, unfinished=[[1]]), context("b"), context("c", queued=1)]
-    assert ask(ResidencyPolicy(), *contexts) == {"c": 1}
-    assert ask(ResidencyPolicy(), *contexts[:2]) == {}
-
-
-def test_model_that_waits_for_a_place_is_not_mentioned(clock: Clock) -> None:
-    """Serve would start it for its queued request if the policy said 0."""
-    assert ask(ResidencyPolicy(1), context("a", replicas=1, unfinished=[[1]]), context("b", queued=1)) == {}
-
-
-def test_contexts_without_metrics_are_fine(clock: Clock, log: list[logging.LogRecord]) -> None:
-    policy = ResidencyPolicy(2)
-    bare = context("a", replicas=1, queued=None)
-    empty = context("b", replicas=1, unfinished=[[], []])
-    other = SimpleNamespace(**{**vars(context("c", queued=None)), "raw_metrics": {}})
-    assert ask(policy, bare, empty, other) == {}
-    assert not log
-
-
-def test_latest_report_of_each_replica_counts(clock: Clock) -> None:
-    policy = ResidencyPolicy(1)
-    two = {"max_replicas": 2}
-    busy_second = context("a", replicas=2, unfinished=[[5, 0], [0, 1]], kwargs=two)
-    done = context("a", replicas=2, unfinished=[[5, 0], [7, 0]], kwargs=two)
-    ask(policy, busy_second)
-    clock.now += 30
-    assert ask(policy, busy_second, context("b", queued=1)) == {}
-    clock.now += 30
-    assert ask(policy, done, context("b", queued=1)) == {"a": 0}
-
-
-def test_reports_of_all_replicas_are_added_up(clock: Clock) -> None:
-    scaled = {"max_replicas": 4, "target_ongoing_requests": 10}
-    assert ask(ResidencyPolicy(), context("a", replicas=2, unfinished=[[15], [16]], kwargs=scaled)) == {"a": 4}
-
-
-def test_victims_place_is_lent_once_its_process_is_gone(clock: Clock, processes: Processes) -> None:
-    policy = ResidencyPolicy(1)
-    ask(policy, context("a", replicas=1, unfinished=[[0]]), context("b"))
-    clock.now += 30
-    processes.alive = {("app", "a"), ("other", "b")}
-    assert ask(policy, context("a", replicas=1, unfinished=[[0]]), context("b", queued=1)) == {"a": 0}
-    assert ask(policy, context("a"), context("b", queued=1)) == {}
-    processes.alive = {("other", "b")}
-    assert ask(policy, context("a"), context("b", queued=1)) == {"b": 1}
-
-
-def test_model_without_a_process_did_not_start(clock: Clock, processes: Processes) -> None:
-    policy = ResidencyPolicy(1)
-    ask(policy, context("a", replicas=1, up=0, queued=1))
-    processes.alive = {("app", "a")}
-    clock.now += 2 * BACK_OFF_S
-    assert ask(policy, context("a", replicas=1, up=0)) == {}, "it is loading"
-    processes.alive = set()
-    assert ask(policy, context("a", replicas=1)) == {}, "it is up"
-    ask(policy, context("a", replicas=1, up=0))
-    assert ask(policy, context("a", replicas=1, up=0)) == {"a": 0}
-
-
-def test_turn_is_counted_from_when_the_model_can_answer(clock: Clock) -> None:
-    policy = ResidencyPolicy(1, max_swap_wait_s=10)
-    loading = context("a", replicas=1, up=0, queued=1)
-    busy_a = context("a", replicas=1, unfinished=[[1]])
-    ask(policy, loading, context("b", queued=1))
-    clock.now += 20
-    assert ask(policy, busy_a, context("b", queued=1)) == {}
-    clock.now += 9
-    assert ask(policy, busy_a, context("b", queued=1)) == {}
-    clock.now += 1
-    assert ask(policy, busy_a, context("b", queued=1)) == {"a": 0}
-
-
-def test_least_recently_used_is_remembered_between_calls(clock: Clock) -> None:
-    policy = ResidencyPolicy(2)
-    for user in ("a", "b"):
-        contexts = [context(n, replicas=1, unfinished=[[float(n == user)]]) for n in ("b", "a")]
-        assert ask(policy, *contexts) == {}
-        clock.now += 5
-    idle_now = [context(n, replicas=1, unfinished=[[0]]) for n in ("b", "a")]
-    assert ask(policy, *idle_now, context("c", queued=1)) == {"a": 0}
-
-
-def test_idle_time_counts_from_the_last_sign_of_use(clock: Clock) -> None:
-    policy = ResidencyPolicy()
-    ask(policy, context("a", replicas=1, unfinished=[[1]]))
-    clock.now += 59
-    assert ask(policy, context("a", replicas=1, unfinished=[[0]])) == {}
-    clock.now += 1
-    assert ask(policy, context("a", replicas=1, unfinished=[[0]])) == {"a": 0}
-
-
-def test_model_that_is_seen_up_for_the_first_time_is_taken_as_just_used(clock: Clock) -> None:
-    """The controller may have been restarted."""
-    assert ask(ResidencyPolicy(1), context("a", replicas=1), context("b", queued=1)) == {}
-
-
-def test_model_that_comes_back_starts_a_new_idle_time(clock: Clock) -> None:
-    policy = ResidencyPolicy()
-    ask(policy, context("a", replicas=1, unfinished=[[1]]))
-    ask(policy, context("a"))
-    clock.now += 500
-    assert ask(policy, context("a", replicas=1)) == {}
-
-
-def test_time_in_the_queue_orders_the_models_that_wait(clock: Clock) -> None:
-    policy = ResidencyPolicy(1)
-    full = context("a", replicas=1, unfinished=[[1]])
-    ask(policy, full, context("b"), context("c", queued=1))
-    clock.now += 1
-    ask(policy, full, context("b", queued=9), context("c", queued=1))
-    clock.now += 1
-    assert ask(policy, context("b", queued=9), context("c", queued=1)) == {"c": 1}
-
-
-def test_model_that_nobody_waited_for_meanwhile_goes_to_the_end(clock: Clock) -> None:
-    policy = ResidencyPolicy(1)
-    full = context("a", replicas=1, unfinished=[[1]])
-    for queued in ({"b": 1, "c": 0}, {"b": 0, "c": 1}, {"b": 1, "c": 1}):
-        ask(policy, full, *(context(n, queued=q) for n, q in queued.items()))
-        clock.now += 1
-    assert ask(policy, context("b", queued=1), context("c", queued=1)) == {"c": 1}
-
-
-def test_model_that_was_up_meanwhile_waits_from_now(clock: Clock) -> None:
-    policy = ResidencyPolicy(1)
-    full = context("a", replicas=1, unfinished=[[1]])
-    up_again = context("b", replicas=1, queued=1)
-    for b, c in ((context("b", queued=1), 0), (up_again, 1), (context("b", queued=1), 1)):
-        ask(policy, full, b, context("c", queued=c))
-        clock.now += 1
-    assert ask(policy, context("b", queued=1), context("c", queued=1)) == {"c": 1}
-
-
-def test_foreign_deployments_are_left_as_they_are(clock: Clock) -> None:
-    """The ingress has no policy_kwargs; it takes no place either."""
-    ingress = context("Ingress", replicas=1, kwargs={})
-    assert ask(ResidencyPolicy(1), ingress, context("a", queued=1)) == {"a": 1}
-    clock.now += 9999
-    assert ask(ResidencyPolicy(1), ingress, context("Other", queued=7, kwargs={})) == {}
-
-
-def test_broken_context_changes_nothing_and_is_logged(clock: Clock, log: list[logging.LogRecord]) -> None:
-    policy = ResidencyPolicy()
-    assert ask(policy, context("a", queued=1), SimpleNamespace(deployment_name="b")) == {}
-    (record,) = log
-    assert record.exc_info
-    assert ask(policy, context("a", queued=1)) == {"a": 1}, "it goes on afterwards"
-
-
-def test_unknown_policy_kwargs_do_not_raise(clock: Clock, log: list[logging.LogRecord]) -> None:
-    assert ask(ResidencyPolicy(), context("a", queued=1, kwargs={"colour": "red"})) == {}
-    assert log
-
-
-@pytest.mark.parametrize(("environment", "up"), [("1", 1), ("3", 3), ("", 2), (None, 2)])
-def test_cap_of_the_environment_comes_first(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, environment: str | None, up: int
-) -> None:
-    if environment is not None:
-        monkeypatch.setenv("MAX_CONCURRENT_MODELS", environment)
-    decided = ask(ResidencyPolicy(max_concurrent_models=2), *(context(n, queued=1) for n in "abcd"))
-    assert list(decided.values()) == [1] * up
-
-
-@pytest.mark.parametrize(("environment", "configured"), [("0", 3), ("many", 3), ("", 0)])
-def test_cap_below_one_or_no_number_is_refused(
-    monkeypatch: pytest.MonkeyPatch, environment: str, configured: int
-) -> None:
-    monkeypatch.setenv("MAX_CONCURRENT_MODELS", environment)
-    with pytest.raises(ValueError, match=r"."):
-        ResidencyPolicy(max_concurrent_models=configured)

@@ -1,0 +1,176 @@
+"""What the policy must ask others for, asked in a thread of its own: Serve's controller never waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import psutil
+
+from deployments import memory
+from deployments.residency.board import Board, Report, Row, Table, Wish, encode
+
+logger = logging.getLogger("ray.serve.llm_manager")
+
+LOOK_S = 0.1
+NODES_S = 2.0
+_ACTOR = "SERVE_REPLICA::"  # Serve names a replica's actor SERVE_REPLICA::application#deployment#id
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How it was when the look began, at `at`.
+
+    processes: deployments that have a replica's process. reports: of living replicas, and last words of dead ones.
+    nodes: memory in MB of each, by its id. here: the controller's own node, and what is free there.
+    """
+
+    at: float
+    processes: frozenset[str] = frozenset()
+    wishes: tuple[Wish, ...] = ()
+    reports: Mapping[str, tuple[Report, ...]] = field(default_factory=dict)
+    nodes: Mapping[str, float] = field(default_factory=dict)
+    here: tuple[str, memory.Memory] | None = None
+
+
+class Watch:
+    """Looks about every LOOK_S from `start` on, and publishes what the policy has to say.
+
+    seen: None before the first look. life: names this life of Serve's controller; it may be restarted in it.
+    restored: the table of the policy before this one in this life; of an earlier one only what it had measured.
+    """
+
+    def __init__(
+        self,
+        application: str,
+        board: Board | None = None,
+        actors: Callable[[], list[str]] | None = None,
+        nodes: Callable[[], tuple[str, Mapping[str, float]]] | None = None,
+        life: Callable[[], tuple[str, float]] | None = None,
+    ) -> None:
+        """actors: the names of all living actors. nodes: this node's id, and the memory of each in MB. life: what names
+        this process's actor, and since when it runs. All may block; default: Ray's."""
+        self._application = application
+        self._board = board or Board(application)
+        self._actors = actors or _living_actors
+        self._nodes = nodes or _living_nodes
+        self._life = life or _own_actor
+        self._nodes_at = float("-inf")
+        self._here = ""
+        self._totals: Mapping[str, float] = {}
+        self._table: Table | None = None
+        self._published = b""
+        self._done: list[str] = []
+        self._heard: list[Report] = []
+        self.seen: Seen | None = None
+        self.life = ""
+        self.restored = Table()
+
+    def start(self) -> None:
+        threading.Thread(target=_run, args=(weakref.ref(self),), name="residency-watch", daemon=True).start()
+
+    def publish(self, table: Table, done: list[str], heard: list[Report]) -> None:
+        """The table goes out at the next look, and after it the wishes that are done and the last words that were heard
+        are taken down."""
+        self._table = table
+        self._done.extend(done)
+        self._heard.extend(heard)
+
+    def look(self) -> None:
+        now = time.time()
+        if self.seen is None:
+            self._take_over()
+        # A replica that is not alive now, and has left a report before, is dead.
+        left = self._board.reports()
+        living = [name.removeprefix(_ACTOR).split("#") for name in self._actors() if name.startswith(_ACTOR)]
+        ours = [(parts[1], parts[2]) for parts in living if len(parts) == 3 and parts[0] == self._application]
+        wishes = self._board.wishes()
+        reports: dict[str, tuple[Report, ...]] = {}
+        replicas = {replica for _, replica in ours}
+        for report in left:
+            if report.replica in replicas or report.failure:
+                reports[report.model] = (*reports.get(report.model, ()), report)
+            else:
+                self._board.withdraw(report)
+        if now - self._nodes_at > NODES_S:
+            self._here, self._totals = self._nodes()
+            self._nodes_at = now
+        machine = memory.machine()
+        self.seen = Seen(
+            at=now,
+            processes=frozenset(deployment for deployment, _ in ours),
+            wishes=wishes,
+            reports=reports,
+            nodes={**self._totals, self._here: machine.total_mb},
+            here=(self._here, machine),
+        )
+        self._tell()
+
+    def _take_over(self) -> None:
+        self.life, began_at = self._life()
+        self.restored = self._board.table() or Table()
+        if self.restored.life != self.life:
+            rows = {
+                name: Row(kind=row.kind, peak_mb=row.peak_mb, load_s=row.load_s)
+                for name, row in self.restored.rows.items()
+            }
+            self.restored = Table(self.life, rows=rows)
+            self._board.fulfil([wish.id for wish in self._board.wishes() if wish.made_at < began_at])
+
+    def _tell(self) -> None:
+        table, done, heard = self._table, self._done[:], self._heard[:]
+        if table is None:
+            return
+        encoded = encode(table)
+        if encoded != self._published:
+            self._board.publish(encoded)
+            self._published = encoded
+        self._board.fulfil(done)
+        del self._done[: len(done)]
+        for report in heard:
+            self._board.withdraw(report)
+        del self._heard[: len(heard)]
+
+
+def _run(watched: weakref.ref[Watch]) -> None:
+    """Ends with the object: Serve makes a new policy for every configuration."""
+    pause = threading.Event()
+    blind = False
+    while watch := watched():
+        try:
+            watch.look()
+            blind = False
+        except Exception:
+            if not blind:  # Ray's control service may be away for a while
+                logger.exception("What the residency policy needs to know cannot be read.")
+            blind = True
+        del watch
+        pause.wait(LOOK_S)
+
+
+def _living_actors() -> list[str]:
+    import ray
+
+    return [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+
+
+def _living_nodes() -> tuple[str, dict[str, float]]:
+    """Ray does not say how much memory a node has, only what it lends: that is what was free when the node came."""
+    import ray
+
+    totals = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = node["Resources"]
+            totals[node["NodeID"]] = (resources.get("memory", 0) + resources.get("object_store_memory", 0)) / memory.MB
+    return ray.get_runtime_context().get_node_id(), totals
+
+
+def _own_actor() -> tuple[str, float]:
+    import ray
+
+    return str(ray.get_runtime_context().get_actor_id()), psutil.Process().create_time()

@@ -1,0 +1,115 @@
+"""A process that is ready before its model is known: Python up, Serve and the engine imported.
+
+Ray gives a new replica an idle worker process, if there is one with the same runtime environment that has never had
+anything to do. So a replica that has come up lets Ray start such a process, by a task that it cancels before it runs;
+the environment names `import_NAME` here, which Ray calls when the process starts. (The public
+`worker_process_setup_hook` is for whole jobs; the variable that carries it works for a single actor.) Where any of this
+does not work, a replica starts in a new process, a second or two later.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import threading
+import time
+from contextlib import suppress
+
+import psutil
+
+logger = logging.getLogger("ray.serve.llm_manager")
+
+HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
+SOFT_LIMIT = "RAY_num_workers_soft_limit"
+"""In the environment of `ray start` or `serve run`: processes that Ray keeps. By itself it keeps as many idle ones as
+there are free CPUs, and on a small machine that is none."""
+WORKERS = "64"
+ENOUGH_CPUS = 4
+
+_START_S = 0.3  # Ray has asked for the process by then, and it is not up yet
+_TRIES = 2
+_COMMON = ("ray.serve._private.replica", "deployments.model", "uvicorn", "starlette.responses")
+_ENGINES = {
+    "echo": ("deployments.engines.echo",),
+    "mlx": (
+        "transformers:AutoTokenizer",  # transformers brings its parts when they are first asked for
+        "transformers:PreTrainedTokenizerFast",
+        "mlx_lm.models.llama",
+        "deployments.engines.mlx.generator",
+        "deployments.engines.mlx.app",
+    ),
+}
+
+
+def environment(engine: str) -> dict[str, str]:
+    """`env_vars` of a replica's runtime environment."""
+    return {HOOK: f"deployments.warm.import_{engine}"}
+
+
+def import_echo() -> None:
+    _import("echo")
+
+
+def import_mlx() -> None:
+    _import("mlx")
+
+
+def _import(engine: str) -> None:
+    """Never raises: Ray would end the process, and every other one that it starts for the replica."""
+    for name in (*_COMMON, *_ENGINES[engine]):
+        try:
+            module, _, attribute = name.partition(":")
+            imported = importlib.import_module(module)
+            if attribute:
+                getattr(imported, attribute)
+        except Exception as error:
+            logger.warning(f"{name} could not be imported ahead: {error!r}")
+    gc.freeze()  # what was imported stays: collections need not look at it
+
+
+def refill() -> None:
+    """Lets Ray start a process for the next replica like this one, unless one is there. Returns at once."""
+    if HOOK in os.environ and _keeps_idle_processes():
+        threading.Thread(target=_refill, name="warm-process", daemon=True).start()
+
+
+def _keeps_idle_processes() -> bool:
+    return SOFT_LIMIT in os.environ or (os.cpu_count() or 1) >= ENOUGH_CPUS
+
+
+def _refill() -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    try:
+        if _is_ready():
+            return
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # It inherits the runtime environment. A process that has run it would be of no use: it ends.
+        task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_nothing).options(scheduling_strategy=here)
+        for _ in range(_TRIES):
+            running = task.remote()
+            time.sleep(_START_S)
+            ray.cancel(running)
+            try:
+                ray.get(running)
+            except ray.exceptions.TaskCancelledError:
+                return
+    except Exception as error:
+        logger.warning(f"No process could be made ready for the next model: {error!r}")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _is_ready() -> bool:
+    """Whether an idle process with this one's environment is on this machine."""
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::IDLE"):
+            with suppress(psutil.Error):
+                if process.environ().get(HOOK) == os.environ[HOOK]:
+                    return True
+    return False
