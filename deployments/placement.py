@@ -7,7 +7,7 @@ from typing import Any
 
 from deployments.config import ModelConfig
 
-DEFAULT_CPUS = 0.1
+DEFAULT_CPUS = 0.01
 """CPUs that a replica claims unless it says otherwise: models share a node's cores, and the cap bounds them."""
 
 

@@ -164,6 +164,7 @@ class Route:
         if not self._held:
             # Wakes a model that is not up. `choose_replica` would too, but cannot be cancelled while it waits.
             await self._handle.wake.remote()
+            self._states.expire()
         slot = self._handle.choose_replica()
         lease = Lease(slot, await slot.__aenter__(), self._here)
         self._held.add(lease)

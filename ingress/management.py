@@ -17,11 +17,12 @@ from deployments.residency.board import SUPERSEDED, Board, Kind, Table, Wish
 from ingress.catalog import Catalog
 from ingress.leases import RETRY_AFTER_S, still_loading
 from ingress.shared import Shared
-from ingress.states import TTL_S, ModelState, State, States
+from ingress.states import ModelState, State, States
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
 LOOK_S = 0.1
+CHANGES_S = 0.5
 PING_S = 15.0
 # Change all the time, and are told with the next change of something else.
 _CLOCKS = ("idle_seconds", "last_used_at", "unloads_at", "memory_bytes", "loading")
@@ -67,7 +68,7 @@ class Management:
             elif time.monotonic() - quiet_since > PING_S:
                 yield b": ping\n\n"
                 quiet_since = time.monotonic()
-            await asyncio.sleep(TTL_S)
+            await asyncio.sleep(CHANGES_S)
 
     # What is to become of them
 
@@ -130,6 +131,7 @@ class Management:
             while True:
                 answer = (await self._look()).row(wish.model).answers.get(wish.id)
                 if answer is not None:
+                    self._states.expire()
                     return answer
                 await asyncio.sleep(LOOK_S)
 

@@ -26,6 +26,10 @@ class Shared(Generic[T]):
             self._reading = asyncio.create_task(self._run(), context=contextvars.Context())
         return await asyncio.shield(self._reading)
 
+    def expire(self) -> None:
+        """Something has changed: who asks from now on gets a new reading."""
+        self._reading = None
+
     async def _run(self) -> T:
         try:
             return await asyncio.to_thread(self._read)

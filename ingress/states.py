@@ -14,7 +14,7 @@ from typing import Any
 from deployments.residency.board import Board, Report, Row, Table
 from ingress.shared import Shared
 
-TTL_S = 0.5
+TTL_S = 0.1
 PATIENCE_S = 3.0
 """Seconds after which what was last known is shown: Serve's controller may just be restarted."""
 
@@ -170,6 +170,10 @@ class States:
                 raise
             logger.warning(f"The states of the models cannot be read: {error!r}")
         return self._last
+
+    def expire(self) -> None:
+        """Something has changed: who asks from now on sees it."""
+        self._shared.expire()
 
     async def of(self, deployment_name: str) -> ModelState:
         return (await self.all()).of(deployment_name)

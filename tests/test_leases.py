@@ -101,6 +101,9 @@ class Looks(States):
             raise self._outcome
         return self._outcome
 
+    def expire(self) -> None:
+        pass
+
     async def reaches(self, count: int) -> None:
         async with asyncio.timeout(10), self._changed:
             await self._changed.wait_for(lambda: self._count >= count)

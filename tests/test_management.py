@@ -106,7 +106,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Looks follow each other at once, and each reads anew."""
     monkeypatch.setattr(management, "LOOK_S", 0.001)
-    monkeypatch.setattr(management, "TTL_S", 0.0)
+    monkeypatch.setattr(management, "CHANGES_S", 0.0)
     monkeypatch.setattr(states, "TTL_S", -1.0)
     clock = Clock()
     monkeypatch.setattr(management, "time", clock)

@@ -43,8 +43,8 @@ def test_first_placement_that_a_node_can_hold_is_chosen(
 # Ray is not running here: nothing is known of the cluster.
 
 
-def test_replica_claims_a_tenth_of_a_cpu_and_leaves_memory_to_the_policy() -> None:
-    assert actor_options(ModelConfig(name="a", memory_mb=3)) == {"num_cpus": DEFAULT_CPUS} == {"num_cpus": 0.1}
+def test_replica_claims_next_to_no_cpu_and_leaves_memory_to_the_policy() -> None:
+    assert actor_options(ModelConfig(name="a", memory_mb=3)) == {"num_cpus": DEFAULT_CPUS}
 
 
 def test_placement_comes_before_the_defaults() -> None:

@@ -121,7 +121,9 @@ class ResidencyPolicy:
                 changes[ours[name][0]] = decision.replicas
                 logger.info(f"Model {name}: {demand[name].replicas} -> {decision.replicas} ({decision.reason}).")
         assert self._watch is not None
-        self._watch.publish(Table(self._watch.life, self._cap, self._rows), news.done, news.heard)
+        changing = any(row.waiting or row.wish or demand[name].leaving for name, row in self._rows.items())
+        table = Table(self._watch.life, self._cap, self._rows)
+        self._watch.publish(table, news.done, news.heard, changing=changing or bool(changes))
         return changes
 
     def _look(self, application: str, now: float) -> Seen | None:

@@ -17,6 +17,8 @@ from deployments.residency.board import Board, Report, Row, Table, Wish, encode
 logger = logging.getLogger("ray.serve.llm_manager")
 
 LOOK_S = 0.1
+IDLE_LOOK_S = 0.5
+"""Seconds between looks, while something is about to change and while nothing is."""
 NODES_S = 2.0
 _ACTOR = "SERVE_REPLICA::"  # Serve names a replica's actor SERVE_REPLICA::application#deployment#id
 
@@ -38,7 +40,7 @@ class Seen:
 
 
 class Watch:
-    """Looks about every LOOK_S from `start` on, and publishes what the policy has to say.
+    """Looks from `start` on, and publishes what the policy has to say.
 
     seen: None before the first look. life: names this life of Serve's controller; it may be restarted in it.
     restored: the table of the policy before this one in this life; of an earlier one only what it had measured.
@@ -66,6 +68,7 @@ class Watch:
         self._published = b""
         self._done: list[str] = []
         self._heard: list[Report] = []
+        self._hurry = threading.Event()
         self.seen: Seen | None = None
         self.life = ""
         self.restored = Table()
@@ -73,12 +76,18 @@ class Watch:
     def start(self) -> None:
         threading.Thread(target=_run, args=(weakref.ref(self),), name="residency-watch", daemon=True).start()
 
-    def publish(self, table: Table, done: list[str], heard: list[Report]) -> None:
+    def publish(self, table: Table, done: list[str], heard: list[Report], *, changing: bool) -> None:
         """The table goes out at the next look, and after it the wishes that are done and the last words that were heard
-        are taken down."""
+        are taken down. changing: whether a model is about to come up or go."""
         self._table = table
         self._done.extend(done)
         self._heard.extend(heard)
+        (self._hurry.set if changing else self._hurry.clear)()
+
+    def pause(self) -> None:
+        """Until the next look is due."""
+        time.sleep(LOOK_S)
+        self._hurry.wait(IDLE_LOOK_S - LOOK_S)
 
     def look(self) -> None:
         now = time.time()
@@ -138,7 +147,6 @@ class Watch:
 
 def _run(watched: weakref.ref[Watch]) -> None:
     """Ends with the object: Serve makes a new policy for every configuration."""
-    pause = threading.Event()
     blind = False
     while watch := watched():
         try:
@@ -148,8 +156,8 @@ def _run(watched: weakref.ref[Watch]) -> None:
             if not blind:  # Ray's control service may be away for a while
                 logger.exception("What the residency policy needs to know cannot be read.")
             blind = True
+        watch.pause()
         del watch
-        pause.wait(LOOK_S)
 
 
 def _living_actors() -> list[str]:

@@ -52,7 +52,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             application("turns", "/turns", one, cap=1, turn_s=2),
             application("ops", "/ops", ops, cap=4),
             application("hasty", "/hasty", [ops[4]], cap=1, load_wait_s=2),
-            application("six", "/six", [{"name": f"m{i}", **echo} for i in range(6)], cap=2, turn_s=1),
+            application("six", "/six", [{"name": f"m{i}", **echo} for i in range(6)], cap=2),
             application("memory", "/memory", sized, cap=5, memory_limit=1000),
             application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
         ],

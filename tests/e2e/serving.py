@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -115,6 +116,12 @@ class Serving:
     def named(self, title: str) -> list[psutil.Process]:
         """Ray's processes whose titles begin so."""
         return [p for p in psutil.Process(self._child.pid).children(recursive=True) if _title(p).startswith(title)]
+
+    def models_with_processes(self, application: str) -> set[str]:
+        found = (
+            re.match(rf"ray::ServeReplica:{application}:([\w-]+)", _title(p)) for p in self.named("ray::ServeReplica")
+        )
+        return {match[1] for match in found if match} - {"Ingress"}
 
     def idle_warm_processes(self, engine: str) -> list[psutil.Process]:
         """Processes that Ray keeps, with the engine imported."""

@@ -142,7 +142,7 @@ def test_last_words_stay_until_they_are_heard(board: Board) -> None:
     watch = watching(board, Ray())
     assert looked(watch).reports == {"a": (words,)}
     assert looked(watch).reports == {"a": (words,)}
-    watch.publish(Table("controller 1"), [], [words])
+    watch.publish(Table("controller 1"), [], [words], changing=False)
     watch.look()
     assert looked(watch).reports == {}
     assert board.reports() == ()
@@ -240,7 +240,7 @@ def test_table_is_published_only_when_it_changed(board: Board, store: Memory) ->
     watch = watching(board, Ray())
     rows = {"a": Row(replicas=1)}
     for _ in range(3):
-        watch.publish(Table("controller 1", 3, rows), [], [])
+        watch.publish(Table("controller 1", 3, rows), [], [], changing=False)
         watch.look()
     assert store.journal == ["put app/table"]
     rows["a"].replicas = 0
@@ -257,7 +257,7 @@ def test_answer_is_published_before_its_wish_is_taken_down(board: Board, store: 
     words = Report("a", "x1", "here", failure="why")
     board.report(words)
     store.journal.clear()
-    watch.publish(Table("controller 1", 3, {"a": Row(answers={wish.id: ""})}), [wish.id], [words])
+    watch.publish(Table("controller 1", 3, {"a": Row(answers={wish.id: ""})}), [wish.id], [words], changing=False)
     watch.look()
     assert store.journal == ["put app/table", f"delete app/wish/{wish.id}", "delete app/report/a/x1"]
     watch.look()
@@ -268,7 +268,7 @@ def test_wish_stays_done_if_the_store_cannot_be_reached(board: Board, store: Mem
     watch = watching(board, Ray())
     watch.look()
     wish = board.wish("a", "start")
-    watch.publish(Table("controller 1", 3), [wish.id], [])
+    watch.publish(Table("controller 1", 3), [wish.id], [], changing=False)
     store.fails = True
     with pytest.raises(ConnectionError):
         watch.look()
@@ -307,6 +307,16 @@ def test_failed_look_is_logged_keeps_what_was_seen_and_the_next_one_counts(
     ray.actors, ray.fails = [], False
     ray.wait_for_looks(4)
     assert watch.seen.processes == frozenset()
+
+
+def test_it_looks_at_once_and_often_while_something_changes(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_LOOK_S", 3600)
+    ray = Ray()
+    watch = watching(board, ray)
+    watch.start()
+    ray.wait_for_looks(1)
+    watch.publish(Table("controller 1"), [], [], changing=True)
+    ray.wait_for_looks(3)
 
 
 def test_thread_ends_with_its_watch(board: Board) -> None:

@@ -33,14 +33,16 @@ class Watch:
         self.table = Table()
         self.done: list[str] = []
         self.heard: list[Report] = []
+        self.changing = False
 
     def start(self) -> None:
         self.starts += 1
 
-    def publish(self, table: Table, done: list[str], heard: list[Report]) -> None:
+    def publish(self, table: Table, done: list[str], heard: list[Report], *, changing: bool) -> None:
         self.table = decode(encode(table))
         self.done += done
         self.heard += heard
+        self.changing = changing
 
 
 class World:
