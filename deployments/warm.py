@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
@@ -30,6 +31,8 @@ ENOUGH_CPUS = 4
 
 _START_S = 0.3  # Ray has asked for the process by then, and it is not up yet
 _TRIES = 2
+_LOOK_S = 0.5
+_BUSY_S = 10.0  # of a replica that is never without a request
 _COMMON = ("ray.serve._private.replica", "deployments.model", "uvicorn", "starlette.responses")
 _ENGINES = {
     "echo": ("deployments.engines.echo",),
@@ -69,20 +72,28 @@ def _import(engine: str) -> None:
     gc.freeze()  # what was imported stays: collections need not look at it
 
 
-def refill() -> None:
-    """Lets Ray start a process for the next replica like this one, unless one is there. Returns at once."""
+def refill(unfinished: Callable[[], int]) -> None:
+    """Lets Ray start a process for the next replica like this one, unless one is there. Returns at once.
+
+    unfinished: requests of this replica. It was started for one, whose first token comes before the next process.
+    """
     if HOOK in os.environ and _keeps_idle_processes():
-        threading.Thread(target=_refill, name="warm-process", daemon=True).start()
+        threading.Thread(target=_refill, args=(unfinished,), name="warm-process", daemon=True).start()
 
 
 def _keeps_idle_processes() -> bool:
     return SOFT_LIMIT in os.environ or (os.cpu_count() or 1) >= ENOUGH_CPUS
 
 
-def _refill() -> None:
+def _refill(unfinished: Callable[[], int]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    patience = time.monotonic() + _BUSY_S
+    while True:
+        time.sleep(_LOOK_S)
+        if unfinished() == 0 or time.monotonic() > patience:
+            break
     try:
         if _is_ready():
             return

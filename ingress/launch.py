@@ -139,19 +139,23 @@ def _tell(settings: Settings, url: str, stopping: threading.Event) -> None:
     told: dict[str, str] = {}
     started = time.monotonic()
     while not stopping.wait(LOOK_S):
-        cards = _get(f"{url}/v1/models")
-        if cards is None:
+        models = _get(f"{url}/api/models")
+        if models is None:
             continue
-        for card in cards["data"]:
-            name, status = card["id"], card["status"]
-            if name in awaited and told.get(name) != status:
+        waits = False
+        for model in models["models"]:
+            name, status = model["name"], model["status"]
+            if name not in awaited:
+                continue
+            if told.get(name) != status:
                 told[name] = status
                 print(f"[{time.monotonic() - started:5.1f} s] {name}: {status}", flush=True)
-        if "failed" in told.values():
-            for issue in (_get(f"{url}/health") or {}).get("issues", []):
-                print(f"Failed: {issue}", file=sys.stderr, flush=True)
-            return
-        if all(told.get(name) == "running" for name in awaited):
+            if status == "failed":
+                print(f"Failed: {name}: {model['failure_reason']}", file=sys.stderr, flush=True)
+                return
+            # One that is stopped, and decided on, had no room.
+            waits = waits or not (status == "running" or (status == "stopped" and model["reason"]))
+        if not waits:
             _say_ready(settings, url)
             return
 

@@ -124,9 +124,10 @@ class Serving:
         return {match[1] for match in found if match} - {"Ingress"}
 
     def idle_warm_processes(self, engine: str) -> list[psutil.Process]:
-        """Processes that Ray keeps, with the engine imported."""
+        """Processes that Ray keeps, with the engine imported: those that are done with it."""
         hook = warm.environment(engine)[warm.HOOK]
-        return [p for p in self.named("ray::IDLE") if _environment(p).get(warm.HOOK) == hook]
+        found = [p for p in self.named("ray::IDLE") if _environment(p).get(warm.HOOK) == hook]
+        return [process for process in found if _rests(process)]
 
     def memory_mb(self) -> float:
         """Of all processes of the server, what they share with nobody."""
@@ -164,6 +165,13 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except psutil.Error:
         return {}
+
+
+def _rests(process: psutil.Process) -> bool:
+    try:
+        return process.cpu_percent(0.5) < 5
+    except psutil.Error:
+        return False
 
 
 def _unshared(process: psutil.Process) -> int:
