@@ -180,8 +180,13 @@ def test_all_are_stopped_and_only_the_auto_start_models_restarted(ops: Ops) -> N
 def test_table_tells_memory_times_and_use(ops: Ops) -> None:
     before = time.time()
     chat(ops.url, "plain")
-    wait_for("its memory is known", lambda: ops.model("plain")["memory_bytes"] > 20 * 2**20, 10)
-    model = ops.model("plain")
+
+    def look() -> dict[str, Any] | None:
+        model = ops.model("plain")
+        return model if model["memory_bytes"] > 20 * 2**20 and model["idle_seconds"] is not None else None
+
+    model = wait_for("its memory is known, and the replica has said that it is idle", look, 10)
+    assert model
     assert before - 1 < model["loaded_at"] <= model["last_used_at"] + 1 < time.time() + 2
     assert model["idle_seconds"] >= 0
     assert model["unloads_at"] == pytest.approx(model["last_used_at"] + 3600)
@@ -211,7 +216,7 @@ def test_changes_are_streamed_after_the_whole_table(ops: Ops) -> None:
 
 
 def test_load_that_takes_too_long_is_a_503_with_progress_and_goes_on(serving: Serving) -> None:
-    """The application waits for 2 s, the model loads for 4."""
+    """The application waits for 4 s, the model loads for 10."""
     url = f"{serving.url}/hasty"
     answer = httpx.post(url + CHAT, json=body("loads"), timeout=30)
     assert answer.status_code == 503
@@ -221,7 +226,7 @@ def test_load_that_takes_too_long_is_a_503_with_progress_and_goes_on(serving: Se
     assert error["loading"]["seconds"] > 1
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     failed(httpx.post(f"{url}/api/models/loads/start", timeout=30), 503, "model_loading")
-    wait_for("it is up", lambda: serving.statuses("/hasty")["loads"] == "running", 15)
+    wait_for("it is up", lambda: serving.statuses("/hasty")["loads"] == "running", 30)
 
 
 def test_load_goes_on_when_the_client_has_left(ops: Ops) -> None:
