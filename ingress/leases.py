@@ -149,7 +149,7 @@ class Route:
     async def _raise_reason(self, *, timed_out: bool) -> None:
         """Raises what there is to say about a model that is not up yet."""
         try:
-            now = await asyncio.wait_for(self._states.of(self._deployment_name), LOOK_S)
+            now = await asyncio.wait_for(self._states.of(self._deployment_name, LOOK_S), LOOK_S)
         except Exception as error:
             logger.warning(f"The states of the models cannot be read: {error!r}")
             now = STOPPED

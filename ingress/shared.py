@@ -19,9 +19,13 @@ class Shared(Generic[T]):
         self._reading: asyncio.Task[T] | None = None
         self._read_at = float("-inf")
 
-    async def get(self) -> T:
-        """What `read` returned at most `ttl_s` ago, or returns to those who wait now. Raises what it raised."""
-        if self._reading is None or (self._reading.done() and time.monotonic() - self._read_at > self._ttl_s):
+    async def get(self, max_age_s: float | None = None) -> T:
+        """What `read` returned at most `max_age_s` ago, or returns to those who wait now. Raises what it raised.
+
+        max_age_s: default `ttl_s`.
+        """
+        max_age_s = self._ttl_s if max_age_s is None else max_age_s
+        if self._reading is None or (self._reading.done() and time.monotonic() - self._read_at > max_age_s):
             # It belongs to no request: with one that ends, Ray would cancel the calls that were made in its context.
             self._reading = asyncio.create_task(self._run(), context=contextvars.Context())
         return await asyncio.shield(self._reading)

@@ -161,10 +161,13 @@ class States:
         self._shared = Shared(read, TTL_S)
         self._last: Reading | None = None
 
-    async def all(self) -> Reading:
-        """Raises what the reading raised, if there was none before it."""
+    async def all(self, max_age_s: float | None = None) -> Reading:
+        """Raises what the reading raised, if there was none before it.
+
+        max_age_s: how old it may be; default TTL_S.
+        """
         try:
-            self._last = await asyncio.wait_for(self._shared.get(), PATIENCE_S)
+            self._last = await asyncio.wait_for(self._shared.get(max_age_s), PATIENCE_S)
         except Exception as error:
             if self._last is None:
                 raise
@@ -175,8 +178,8 @@ class States:
         """Something has changed: who asks from now on sees it."""
         self._shared.expire()
 
-    async def of(self, deployment_name: str) -> ModelState:
-        return (await self.all()).of(deployment_name)
+    async def of(self, deployment_name: str, max_age_s: float | None = None) -> ModelState:
+        return (await self.all(max_age_s)).of(deployment_name)
 
 
 def read(app_name: str, board: Board) -> Reading:

@@ -200,7 +200,7 @@ def test_mistake_in_the_only_model_is_told_once() -> None:
 # serve_config.yaml ---------------------------------------------------------------------------------------------------
 
 FILE = Path(__file__).parents[1] / "serve_config.yaml"
-EXAMPLES = {"name", "aliases", "source", "auto_start"}
+EXAMPLES = {"name", "aliases", "source", "auto_start", "engine_args"}
 """Keys whose value in the file is an example and not the default."""
 FIELDS = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")

@@ -93,7 +93,7 @@ class Looks(States):
         self._count = 0
         self._changed = asyncio.Condition()
 
-    async def of(self, deployment_name: str) -> ModelState:
+    async def of(self, deployment_name: str, max_age_s: float | None = None) -> ModelState:
         self._count += 1
         async with self._changed:
             self._changed.notify_all()
