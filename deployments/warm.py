@@ -15,8 +15,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import psutil
 
@@ -77,12 +78,8 @@ def refill(unfinished: Callable[[], int]) -> None:
 
     unfinished: requests of this replica. It was started for one, whose first token comes before the next process.
     """
-    if HOOK in os.environ and _keeps_idle_processes():
+    if HOOK in os.environ:
         threading.Thread(target=_refill, args=(unfinished,), name="warm-process", daemon=True).start()
-
-
-def _keeps_idle_processes() -> bool:
-    return SOFT_LIMIT in os.environ or (os.cpu_count() or 1) >= ENOUGH_CPUS
 
 
 def _refill(unfinished: Callable[[], int]) -> None:
@@ -95,9 +92,10 @@ def _refill(unfinished: Callable[[], int]) -> None:
         if unfinished() == 0 or time.monotonic() > patience:
             break
     try:
-        if _is_ready():
+        node = ray.get_runtime_context().get_node_id()
+        if _is_ready() or not _keeps_idle_processes(node, ray.nodes()):
             return
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
         # It inherits the runtime environment. A process that has run it would be of no use: it ends.
         task = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_nothing).options(scheduling_strategy=here)
         for _ in range(_TRIES):
@@ -110,6 +108,12 @@ def _refill(unfinished: Callable[[], int]) -> None:
                 return
     except Exception as error:
         logger.warning(f"No process could be made ready for the next model: {error!r}")
+
+
+def _keeps_idle_processes(node: str, nodes: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether Ray leaves an idle process alone on this node."""
+    cpus = sum(n["Resources"].get("CPU", 0) for n in nodes if n["NodeID"] == node)
+    return SOFT_LIMIT in os.environ or cpus >= ENOUGH_CPUS
 
 
 def _nothing() -> None:

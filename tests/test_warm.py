@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import sys
+import threading
+from typing import get_args
+
+import pytest
+
+from deployments import warm
+from deployments.config import EngineName
+
+
+@pytest.mark.parametrize("engine", get_args(EngineName))
+def test_environment_of_each_engine_names_a_function_that_is_there(engine: str) -> None:
+    (hook,) = warm.environment(engine).values()
+    module, _, function = hook.rpartition(".")
+    assert module == warm.__name__
+    assert callable(getattr(warm, function))
+
+
+def test_variable_is_rays_own() -> None:
+    from ray._private import ray_constants
+
+    assert warm.HOOK == ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
+
+def test_import_that_fails_is_only_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would end the process, and every other one that it starts for the replica."""
+    monkeypatch.setattr(warm, "_COMMON", ("no.such.module", "json:no_such_name", "wave"))
+    monkeypatch.setattr(warm, "_ENGINES", {"echo": ("colorsys",)})
+    sys.modules.pop("wave", None)
+    warm.import_echo()
+    assert "wave" in sys.modules
+
+
+def test_replica_without_the_hook_makes_nothing_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(warm.HOOK, raising=False)
+    before = threading.active_count()
+    warm.refill(lambda: 0)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("cpus", "soft_limit", "kept"), [(4.0, None, True), (2.0, None, False), (2.0, "64", True), (0.0, None, False)]
+)
+def test_ray_keeps_an_idle_process_where_cpus_are_free_or_it_is_told_to(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, soft_limit: str | None, kept: bool
+) -> None:
+    monkeypatch.delenv(warm.SOFT_LIMIT, raising=False)
+    if soft_limit:
+        monkeypatch.setenv(warm.SOFT_LIMIT, soft_limit)
+    nodes = [{"NodeID": "here", "Resources": {"CPU": cpus}}, {"NodeID": "there", "Resources": {"CPU": 64.0}}]
+    assert warm._keeps_idle_processes("here", nodes) is kept
