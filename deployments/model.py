@@ -46,7 +46,7 @@ class ModelReplica:
             raise
 
     async def _start(self) -> None:
-        config = self._config
+        config, began_at = self._config, time.time()
         folder = None
         if config.source is not None:
             logger.info(f"Model {config.name}: preparing {config.source}.")
@@ -70,7 +70,7 @@ class ModelReplica:
         )
         await self._say("up", context_length=self._engine.context_length)
         await asyncio.to_thread(self._keep_sizes)
-        warm.refill(lambda: self._guard.unfinished)
+        warm.refill(lambda: self._guard.unfinished, began_at)
 
     async def _wait_for_memory(self, folder: Path) -> None:
         """Where nobody knew before how much the model takes, the policy reserves it now.

@@ -33,6 +33,7 @@ ENOUGH_CPUS = 4
 _START_S = 0.3  # Ray has asked for the process by then, and it is not up yet
 _TRIES = 2
 _LOOK_S = 0.5
+_NEW_S = 15.0  # within which a new process has imported everything, and its replica has begun
 _BUSY_S = 10.0  # of a replica that is never without a request
 _COMMON = ("ray.serve._private.replica", "deployments.model", "uvicorn", "starlette.responses")
 _ENGINES = {
@@ -73,16 +74,17 @@ def _import(engine: str) -> None:
     gc.freeze()  # what was imported stays: collections need not look at it
 
 
-def refill(unfinished: Callable[[], int]) -> None:
+def refill(unfinished: Callable[[], int], began_at: float) -> None:
     """Lets Ray start a process for the next replica like this one, unless one is there. Returns at once.
 
     unfinished: requests of this replica. It was started for one, whose first token comes before the next process.
+    began_at: when the replica's constructor began, in seconds since 1970.
     """
     if HOOK in os.environ:
-        threading.Thread(target=_refill, args=(unfinished,), name="warm-process", daemon=True).start()
+        threading.Thread(target=_refill, args=(unfinished, began_at), name="warm-process", daemon=True).start()
 
 
-def _refill(unfinished: Callable[[], int]) -> None:
+def _refill(unfinished: Callable[[], int], began_at: float) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -93,7 +95,9 @@ def _refill(unfinished: Callable[[], int]) -> None:
             break
     try:
         node = ray.get_runtime_context().get_node_id()
-        if _is_ready() or not _keeps_idle_processes(node, ray.nodes()):
+        for process in _useless(psutil.Process().create_time(), began_at, _idle()):
+            process.terminate()
+        if _idle() or not _keeps_idle_processes(node, ray.nodes()):
             return
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         # It inherits the runtime environment. A process that has run it would be of no use: it ends.
@@ -120,11 +124,20 @@ def _nothing() -> None:
     pass
 
 
-def _is_ready() -> bool:
-    """Whether an idle process with this one's environment is on this machine."""
+def _idle() -> list[psutil.Process]:
+    """This machine's idle processes with this one's environment."""
+    found = []
     for process in psutil.process_iter(["cmdline"]):
         if (process.info["cmdline"] or [""])[0].startswith("ray::IDLE"):
             with suppress(psutil.Error):
                 if process.environ().get(HOOK) == os.environ[HOOK]:
-                    return True
-    return False
+                    found.append(process)
+    return found
+
+
+def _useless(created_at: float, began_at: float, idle: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Idle processes that Ray had long before it made a new one for this replica, and so gives to nobody: a task that
+    is cancelled while it begins leaves such ones."""
+    if began_at - created_at > _NEW_S:
+        return []  # this one was ready before
+    return [process for process in idle if process.create_time() < created_at - _NEW_S]

@@ -120,8 +120,8 @@ def state_of(seen: Replicas, row: Row, reports: tuple[Report, ...], now: float) 
         refused=row.refused,
         backing_off=seen.state is State.FAILED,
         replicas=seen.running,
-        pending=int(row.queued),
-        running=int(row.unfinished),
+        pending=math.ceil(row.queued),  # Serve's figure is an average of the last moment
+        running=math.ceil(row.unfinished),
         loaded_at=row.up_since if up else None,
         last_used_at=row.last_used or None,
         unloads_at=row.last_used + row.idle_limit_s if idle and row.idle_limit_s is not None else None,

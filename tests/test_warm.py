@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import get_args
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import pytest
 
@@ -36,8 +37,30 @@ def test_import_that_fails_is_only_told(monkeypatch: pytest.MonkeyPatch) -> None
 def test_replica_without_the_hook_makes_nothing_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(warm.HOOK, raising=False)
     before = threading.active_count()
-    warm.refill(lambda: 0)
+    warm.refill(lambda: 0, 0.0)
     assert threading.active_count() == before
+
+
+@dataclass
+class Process:
+    created_at: float
+
+    def create_time(self) -> float:
+        return self.created_at
+
+
+@pytest.mark.parametrize(
+    ("created_at", "useless"),
+    [
+        pytest.param(995, [100], id="a new process was made though one was there"),
+        pytest.param(900, [], id="it was ready itself"),
+        pytest.param(112, [], id="the other one may not have been ready yet"),
+    ],
+)
+def test_idle_process_that_ray_did_not_take_is_of_no_use(created_at: float, useless: list[float]) -> None:
+    idle: list[Any] = [Process(100), Process(999)]
+    began_at = 1000 if created_at > 500 else 113
+    assert [process.create_time() for process in warm._useless(created_at, began_at, idle)] == useless
 
 
 @pytest.mark.parametrize(
