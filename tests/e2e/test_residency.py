@@ -208,13 +208,13 @@ async def test_evicted_model_finishes_its_stream(serving: Serving) -> None:
     url = f"{serving.url}/careless"
     async with httpx.AsyncClient(timeout=60) as client:
         chat(url, "x")
-        long = asyncio.create_task(stream(client, url, "x", 120))
+        long = asyncio.create_task(stream(client, url, "x", 400))
         await asyncio.sleep(0)
         answer = await client.post(url + CHAT, json=body("y"))
         assert answer.status_code == 200
         assert not long.done()
         assert serving.statuses("/careless")["x"] != "running"
-        assert await long == 120
+        assert await long == 400
 
 
 def test_idle_model_is_unloaded(serving: Serving) -> None:
