@@ -27,7 +27,7 @@ from ingress import body as bodies
 from ingress import errors, keep_alive, states, system
 from ingress.catalog import Catalog, card
 from ingress.forward import BEHIND_HAPROXY, BEHIND_SERVES_PROXY, Forwarder, upstream_of
-from ingress.leases import Route, load_failed
+from ingress.leases import RETRY_AFTER_S, Route, load_failed
 from ingress.management import Management
 from ingress.request_id import request_id
 from ingress.states import State, States
@@ -195,7 +195,9 @@ class Ingress:
         if now.state is State.FAILED:
             raise load_failed(model.name, now)
         if now.state in (State.STOPPED, State.STOPPING):
-            raise ModelNotRunning(f"The model {model.name!r} is not running.", param="model", retry_after_s=10)
+            raise ModelNotRunning(
+                f"The model {model.name!r} is not running.", param="model", retry_after_s=RETRY_AFTER_S
+            )
 
 
 def build(args: dict[str, Any]) -> Application:

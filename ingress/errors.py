@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from deployments.config import path_of
 from deployments.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, RouteNotFound
+from ingress.paths import path_in
 from ingress.request_id import request_id
 
 logger = logging.getLogger("ray.serve.llm_manager")
@@ -27,8 +28,7 @@ def install(api: FastAPI) -> None:
 
 def render(request: Request, error: ApiError) -> Response:
     body = error.body()
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # the application's route_prefix
-    if path.startswith("/api/"):
+    if path_in(request).startswith("/api/"):
         body = {"success": False, "message": error.message, **body}
     return JSONResponse(body, error.status, error.headers())
 

@@ -20,6 +20,7 @@ from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTim
 from deployments.hangup import ClientGone, unless_gone
 from deployments.server import KEEP_ALIVE_HEADER
 from ingress.leases import Lease, Route
+from ingress.paths import path_in
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
@@ -191,7 +192,6 @@ class _Forwarded(Response):
 
 def upstream_of(request: Request, body: bytes, request_id: str, keep_alive_s: float | None = None) -> Upstream:
     """The request as a replica gets it, with its query string."""
-    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # the application's route_prefix
     query = f"?{request.url.query}" if request.url.query else ""
     headers = {
         "content-type": request.headers.get("content-type", "application/json"),
@@ -199,4 +199,4 @@ def upstream_of(request: Request, body: bytes, request_id: str, keep_alive_s: fl
     }
     if keep_alive_s is not None:
         headers[KEEP_ALIVE_HEADER.decode()] = str(keep_alive_s)
-    return Upstream(path + query, headers, body)
+    return Upstream(path_in(request) + query, headers, body)

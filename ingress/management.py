@@ -88,7 +88,9 @@ class Management:
         try:
             problem = await self._wait(await self.wish(model, "stop"), self._stop_s)
         except TimeoutError:
-            raise StopTimeout(f"The model {model.name!r} still finishes its requests.", retry_after_s=10) from None
+            raise StopTimeout(
+                f"The model {model.name!r} still finishes its requests.", retry_after_s=RETRY_AFTER_S
+            ) from None
         if problem:
             raise ModelNotRunning(f"The stop of {model.name!r} was given up: {problem}.", retry_after_s=RETRY_AFTER_S)
 

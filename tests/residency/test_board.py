@@ -13,17 +13,6 @@ import pytest
 from deployments.residency.board import Board, Report, Row, Table, Wish, decode, encode
 from tests.residency.store import Memory
 
-
-@pytest.fixture
-def store() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def board(store: Memory) -> Board:
-    return Board("app", store)
-
-
 # Wishes
 
 

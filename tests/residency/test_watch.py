@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 
@@ -59,27 +59,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     return clock
-
-
-@pytest.fixture
-def store() -> Memory:
-    return Memory()
-
-
-@pytest.fixture
-def board(store: Memory) -> Board:
-    return Board("app", store)
-
-
-@pytest.fixture
-def log() -> Iterator[list[logging.LogRecord]]:
-    """Ray's loggers do not pass on to the root."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign, assignment]
-    module.logger.addHandler(handler)
-    yield records
-    module.logger.removeHandler(handler)
 
 
 def watching(board: Board, ray: Ray) -> Watch:
