@@ -38,7 +38,9 @@ class Wish:
 
 @dataclass(frozen=True)
 class Report:
-    """What a replica says of itself. need_mb: memory that it will take, once that is known."""
+    """What a replica says of itself. model: as in the table; deployment: its own, which is another one where the model
+    is not at its first placement. need_mb: memory that it will take, once that is known. members: models inside it, as
+    their `deployments.shelf.Shown`."""
 
     model: str
     replica: str
@@ -48,6 +50,8 @@ class Report:
     need_mb: float | None = None
     context_length: int | None = None
     failure: str | None = None
+    deployment: str = ""
+    members: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,7 +61,10 @@ class Row:
     Times are the controller's clock. waiting: whether somebody wants it and it cannot answer yet. granted: whether the
     memory that it needs is reserved. kind: names what its sizes are of; another source is another model. peak_mb: the
     most that a replica was seen to take. load_s: what its last start took. wish_at: since when the policy knows of
-    `wish`. answers: what became of the last wishes; empty is success.
+    `wish`. answers: what became of the last wishes; empty is success. enough: replicas that were enough since
+    `enough_since`, where that is fewer than it has. deployment: that of the placement which was chosen for it, the one
+    to ask. placements: why those are not there that are not, by deployment; the chosen one too, as long as no node can
+    hold it.
     """
 
     replicas: int = 0
@@ -91,18 +98,23 @@ class Row:
     wish: str | None = None
     wish_at: float = 0
     answers: dict[str, str] = field(default_factory=dict)
+    enough: int = 0
+    enough_since: float | None = None
+    deployment: str = ""
+    placements: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Table:
-    """life: what Serve's controller the policy belongs to. cap: models that may be up at the same time."""
+    """life: what Serve's controller the policy belongs to. cap: places for models that are up. rows: by the name of the
+    deployment of the model's first placement."""
 
     life: str = ""
     cap: int = 0
     rows: Mapping[str, Row] = field(default_factory=dict)
 
     def row(self, model: str) -> Row:
-        return self.rows.get(model) or Row()
+        return self.rows.get(model) or Row(deployment=model)
 
 
 class Store(Protocol):
@@ -115,11 +127,11 @@ class Store(Protocol):
 
 
 class Board:
-    """The board of one application. Models go by the names of their deployments."""
+    """The board of one application. Models go by the names of their first placement's deployments."""
 
     def __init__(self, application: str, store: Store | None = None) -> None:
         self._application = application
-        self._store = store or _RayStore()
+        self._store = store or ray_store()
 
     def wish(self, model: str, kind: Kind) -> Wish:
         wish = Wish(f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}", model, kind)
@@ -164,17 +176,20 @@ _DEFAULTS = asdict(Row())
 
 
 def encode(table: Table) -> bytes:
-    """Rows hold what differs from a model that nothing is known of."""
+    """Rows hold what differs from a model that nothing is known of, at its first placement."""
     rows = {}
     for name, row in list(table.rows.items()):
-        if said := {key: value for key, value in vars(row).items() if value != _DEFAULTS[key]}:
+        said = {key: value for key, value in vars(row).items() if value != _DEFAULTS[key]}
+        if said.get("deployment") == name:
+            del said["deployment"]
+        if said:
             rows[name] = said
     return _dump({"life": table.life, "cap": table.cap, "rows": rows})
 
 
 def decode(value: bytes) -> Table:
     data = json.loads(value)
-    rows = {name: Row(**_known(Row, row)) for name, row in data["rows"].items()}
+    rows = {name: Row(**{"deployment": name, **_known(Row, row)}) for name, row in data["rows"].items()}
     return Table(data["life"], data["cap"], rows)
 
 
@@ -186,6 +201,10 @@ def _known(kind: type[Wish | Report | Row], data: Mapping[str, Any]) -> dict[str
 
 def _dump(data: object) -> bytes:
     return json.dumps(data, separators=(",", ":")).encode()
+
+
+def ray_store() -> Store:
+    return _RayStore()
 
 
 class _RayStore:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
+from deployments.residency.demand import Decision, Demand, Model
 from deployments.residency.room import Claim, Load, Need, Node, Room
+from deployments.residency.scaling import scaled
 
 BACK_OFF_S = 10.0
 """Seconds in which a model that did not start is not tried again, unless an operator starts it."""
@@ -22,71 +23,7 @@ use. (Reports leave every METRICS_INTERVAL_S, the controller reads them ten time
 through is not lost: Serve drains the replica.)"""
 
 
-@dataclass(frozen=True)
-class Model:
-    """What the configuration says about a model's residency."""
-
-    idle_timeout_s: float = 0
-    min_replicas: int = 0
-    max_replicas: int = 1
-    target_ongoing_requests: float = 32
-    pinned: bool = False
-    priority: int = 0
-    min_resident_s: float = 0
-    auto_start: bool = False
-
-    @property
-    def stays(self) -> bool:
-        return self.pinned or self.min_replicas > 0
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What is seen of a model now.
-
-    queued: requests that wait for a replica. unfinished: requests that replicas have not finished. replicas: decided
-    on before, up or not. last_used: clock of the last sign of use; of a model that is waited for and down, or paused:
-    since when. up_since: clock since when it can answer. loading: whether it was started and cannot answer yet.
-    failed: whether it was to start and has no process. leaving: whether a process of it is still ending, and ended_at:
-    clock since when, if known. memory_mb: what a replica reserves. nodes: where it has processes, one for each, as far
-    as is known. asked: what an operator asked for and is not done yet; `auto` is a start that nobody has to make room
-    for. held: whether an operator stopped it, and nobody has asked for it since. keep_alive_s: the last request's own
-    idle time; negative is for ever. paused: whether it could load, and waits for its memory.
-    """
-
-    queued: float = 0
-    unfinished: float = 0
-    replicas: int = 0
-    last_used: float = 0
-    up_since: float | None = None
-    leaving: bool = False
-    failed: bool = False
-    loading: bool = False
-    memory_mb: float = 0
-    nodes: tuple[str, ...] = ()
-    asked: Literal["up", "down", "auto"] | None = None
-    held: bool = False
-    keep_alive_s: float | None = None
-    paused: bool = False
-    ended_at: float | None = None
-
-    @property
-    def wanted(self) -> bool:
-        return self.queued > 0 or self.unfinished > 0 or self.asked == "up"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """refused: there will be no room for it, however long it waits. granted: one that was paused may load."""
-
-    replicas: int
-    reason: str
-    refused: bool = False
-    granted: bool = False
-
-
 _NO_DEMAND = Decision(0, "no demand")
-_IN_USE = Decision(1, "in use")
 
 
 def decide(
@@ -100,7 +37,7 @@ def decide(
 ) -> dict[str, Decision]:
     """Replicas for each model, with the reason.
 
-    A place under `cap`, and the memory that a model reserves on one of `nodes`, are taken from the decision to start
+    Its places under `cap`, and the memory that a model reserves on one of `nodes`, are taken from the decision to start
     it until its last process is gone. A model that is used, or was within SETTLE_S, stays. A waiting model takes what
     is free, else the room of the least recently used idle models, if there is enough. Where that is not so, one that
     has waited for `turn_s` takes the room of those that have been up longest, if for `turn_s` too: their requests are
@@ -111,10 +48,10 @@ def decide(
     return _Round(models, demand, cap, now, turn_s, nodes or {}).decide()
 
 
-def idle_limit_s(model: Model, seen: Demand) -> float:
-    """Seconds without a request after which the model is unloaded; may be inf."""
-    if seen.keep_alive_s is not None:
-        return seen.keep_alive_s if seen.keep_alive_s >= 0 else math.inf
+def idle_limit_s(model: Model, keep_alive_s: float | None) -> float:
+    """Seconds without a request after which the model is unloaded; may be inf. keep_alive_s: the last request's own."""
+    if keep_alive_s is not None:
+        return keep_alive_s if keep_alive_s >= 0 else math.inf
     return model.idle_timeout_s or math.inf
 
 
@@ -176,7 +113,7 @@ class _Round:
         for name in sorted(taken, key=lambda name: not self.demand[name].nodes):  # guesses come last
             seen = self.demand[name]
             stays = seen.replicas and (name in idle or self.decisions[name].replicas)
-            (room.hold if stays or self._ends_late(seen) else room.let_go)(name, _load(seen))
+            (room.hold if stays or self._ends_late(seen) else room.let_go)(name, _load(self.models[name], seen))
         return room
 
     def _ends_late(self, seen: Demand) -> bool:
@@ -186,7 +123,7 @@ class _Round:
         """The room if only those were up that are never unloaded, as far as it is known where they are."""
         room = Room(self.cap, {name: Node(node.limit_mb) for name, node in self.nodes.items()})
         for name in staying:
-            load = _load(self.demand[name])
+            load = _load(self.models[name], self.demand[name])
             known = load.replicas if len(self.nodes) == 1 else len(load.nodes)
             room.hold(name, replace(load, replicas=known))
         return room
@@ -211,7 +148,7 @@ class _Round:
     def _wait(self, name: str) -> Decision:
         """What becomes of a model that is to be up and is not, or has a place and no memory."""
         seen = self.demand[name]
-        claim = self._claim(seen)
+        claim = self._claim(self.models[name], seen)
         if why := self._refusal(seen, claim):
             return Decision(seen.replicas, why, refused=True)
         if seen.leaving:
@@ -237,13 +174,15 @@ class _Round:
             self.room.take(claim.places, need, now=False)
         return need is not None
 
-    def _claim(self, seen: Demand) -> Claim:
+    def _claim(self, model: Model, seen: Demand) -> Claim:
         """What it waits for. A paused model has its place, and its processes are where they are."""
         if not seen.paused:
-            return Claim(1, self.room.ways(seen.memory_mb))
+            return Claim(model.places, self.room.ways(seen.memory_mb, seen.hosts))
+        if seen.moving:
+            return Claim(0, self.room.ways(seen.memory_mb, seen.hosts))
         known = [node for node in seen.nodes if node in self.nodes]
         if not known:
-            return Claim(0, self.room.ways(seen.memory_mb * seen.replicas))
+            return Claim(0, self.room.ways(seen.memory_mb * seen.replicas, seen.hosts))
         where = [*known, *known[:1] * seen.replicas][: seen.replicas]
         return Claim(0, [{node: seen.memory_mb * where.count(node) for node in where}])
 
@@ -258,8 +197,10 @@ class _Round:
         seen = self.demand[name]
         if ahead:
             return Decision(seen.replicas, f"waits: it is {ahead}'s turn")
-        if claim.places and not self.room.has_place():
-            return Decision(seen.replicas, f"waits: all {self.cap} places are in use")
+        if not self.room.has_places(claim.places):
+            return Decision(
+                seen.replicas, f"waits: {_shortage(claim.places, self.room.free_places, self.cap, 'in use')}"
+            )
         free = max(0.0, *(self.room.free_mb(way) for way in claim.ways))
         return Decision(
             seen.replicas, f"waits: it needs {seen.memory_mb:,.0f} MB of memory, and {free:,.0f} MB are free"
@@ -268,9 +209,11 @@ class _Round:
     def _start(self, name: str, claim: Claim, need: Need) -> Decision:
         model, seen = self.models[name], self.demand[name]
         self.room.take(claim.places, need, now=True)
+        if seen.moving:
+            return Decision(1, "moves: no node can hold it any more where it was", granted=True)
         if seen.paused:
             return Decision(seen.replicas, "loads", granted=True)
-        replicas = self._as_many_as_fit(seen, 1, _wanted_replicas(model, seen))
+        replicas = self._as_many_as_fit(name, 1, scaled(model, seen, self.now))
         if seen.queued:
             return Decision(replicas, "requested")
         if seen.asked:
@@ -278,17 +221,18 @@ class _Round:
         return Decision(replicas, "min_replicas")
 
     def _grow(self) -> None:
-        """More replicas of models in use, as far as there is memory."""
+        """More replicas of models in use, as far as there is room."""
         for name, decision in self.decisions.items():
             seen = self.demand[name]
             if 0 < seen.replicas < decision.replicas:
-                replicas = self._as_many_as_fit(seen, seen.replicas, decision.replicas)
+                replicas = self._as_many_as_fit(name, seen.replicas, decision.replicas)
                 self.decisions[name] = replace(decision, replicas=replicas)
 
-    def _as_many_as_fit(self, seen: Demand, replicas: int, wanted: int) -> int:
-        one = Claim(0, self.room.ways(seen.memory_mb))
+    def _as_many_as_fit(self, name: str, replicas: int, wanted: int) -> int:
+        seen = self.demand[name]
+        one = Claim(self.models[name].places_to_grow, self.room.ways(seen.memory_mb, seen.hosts))
         while replicas < wanted and (need := self.room.best(one, now=True)) is not None:
-            self.room.take(0, need, now=True)
+            self.room.take(one.places, need, now=True)
             replicas += 1
         return replicas
 
@@ -296,10 +240,10 @@ class _Round:
         """What becomes of an idle model that nobody took the room of: a load that nobody waits for goes on."""
         seen = self.demand[name]
         if not seen.loading:
-            return Decision(seen.replicas, "idle")
+            return Decision(scaled(self.models[name], seen, self.now), "idle")
         if not seen.paused:
             return Decision(seen.replicas, "loads")
-        claim = self._claim(seen)
+        claim = self._claim(self.models[name], seen)
         if why := self._refusal(seen, claim):
             return Decision(seen.replicas, why, refused=True)
         if (need := self.room.best(claim, now=True)) is not None:
@@ -308,8 +252,11 @@ class _Round:
 
     def _refusal(self, seen: Demand, claim: Claim) -> str | None:
         """Why there will never be room, if so."""
-        if claim.places and not self.lasting.has_place():
-            return f"all {self.cap} places are held by models that are never unloaded"
+        if claim.places > self.cap:
+            return f"it takes {claim.places} places, and there are {self.cap}"
+        if not self.lasting.has_places(claim.places):
+            held = "held by models that are never unloaded"
+            return _shortage(claim.places, self.lasting.free_places, self.cap, held)
         if any(self.lasting.would_fit(0, way) for way in claim.ways):
             return None
         nodes = {node for way in claim.ways for node in way}
@@ -339,7 +286,7 @@ class _Round:
             if self.room.would_fit(places, need, victims):
                 break
             gives_memory = not need.keys().isdisjoint(self.room.where(candidate))
-            if gives_memory or (places and not self.room.has_place(victims)):
+            if gives_memory or not self.room.has_places(places, victims):
                 victims.append(candidate)
         for victim in reversed(victims[:-1]):  # one whose room the later ones give too
             rest = [v for v in victims if v != victim]
@@ -359,9 +306,24 @@ def _starts_by_itself(seen: Demand) -> bool:
     return seen.asked == "auto" and not seen.queued
 
 
-def _load(seen: Demand) -> Load:
+def _shortage(places: int, free: int, cap: int, taken: str) -> str:
+    """Why there are fewer places than it takes."""
+    if places == 1:
+        return f"all {cap} places are {taken}"
+    return f"it takes {places} places, and {cap - max(0, free)} of {cap} are {taken}"
+
+
+def _load(model: Model, seen: Demand) -> Load:
     """What it takes; a paused model has not taken its memory yet."""
-    return Load(max(1, seen.replicas, len(seen.nodes)), 0 if seen.paused else seen.memory_mb, seen.nodes)
+    processes = max(1, seen.replicas, seen.processes)
+    kept = model.places_of(seen.replicas or processes)
+    return Load(
+        replicas=max(processes, len(seen.nodes)),
+        mb=0 if seen.paused else seen.memory_mb,
+        nodes=seen.nodes,
+        places=kept,
+        ending_places=model.places_of(processes) - kept,
+    )
 
 
 def _decide_alone(model: Model, seen: Demand, now: float) -> Decision | None:
@@ -371,26 +333,21 @@ def _decide_alone(model: Model, seen: Demand, now: float) -> Decision | None:
         return None if waits else _NO_DEMAND
     if seen.asked == "down":
         return Decision(0, "stopped by an operator")
+    replicas = scaled(model, seen, now)
     if seen.wanted:
-        replicas = _wanted_replicas(model, seen)
-        return _IN_USE if replicas == 1 else Decision(replicas, "in use")
+        return Decision(replicas, "in use")
     quiet_s = now - seen.last_used
     if quiet_s <= SETTLE_S:
-        return Decision(max(seen.replicas, model.min_replicas), "just used")
+        return Decision(replicas, "just used")
+    if seen.moving and not model.stays:
+        return Decision(0, "no node can hold it any more")
     if seen.failed and quiet_s >= BACK_OFF_S:
         return Decision(0, "did not start")
     if model.stays:
-        return Decision(max(1, model.min_replicas), "pinned" if model.pinned else "min_replicas")
+        return Decision(replicas, "pinned" if model.pinned else "min_replicas")
     if seen.loading:
         return None
     if seen.up_since is not None and now - seen.up_since < model.min_resident_s:
-        return Decision(seen.replicas, f"up for less than {model.min_resident_s:g} s")
-    if idle_limit_s(model, seen) <= quiet_s:
-        return Decision(0, f"idle for {idle_limit_s(model, seen):g} s")
-    return None
-
-
-def _wanted_replicas(model: Model, seen: Demand) -> int:
-    """Enough for the load; never fewer than are up, so that a busy model does not lose one."""
-    needed = math.ceil((seen.queued + seen.unfinished) / model.target_ongoing_requests)
-    return min(model.max_replicas, max(1, model.min_replicas, seen.replicas, needed))
+        return Decision(replicas, f"up for less than {model.min_resident_s:g} s")
+    limit_s = idle_limit_s(model, seen.keep_alive_s)
+    return Decision(0, f"idle for {limit_s:g} s") if limit_s <= quiet_s else None

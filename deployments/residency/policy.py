@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Container, Hashable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 from deployments import memory
-from deployments.residency.board import SUPERSEDED, Report, Row, Table, Wish
-from deployments.residency.decision import Decision, Demand, Model, decide, idle_limit_s
+from deployments.residency import scaling
+from deployments.residency.board import Report, Row, Table
+from deployments.residency.decision import decide, idle_limit_s
+from deployments.residency.demand import Decision, Demand, Model
 from deployments.residency.room import Node
+from deployments.residency.variants import Choice, Group, Placer, grouped
 from deployments.residency.watch import Seen, Watch
+from deployments.residency.wishes import Wishes
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
@@ -32,30 +35,20 @@ last request's own idle time, with when that came."""
 
 RESTART_S = 1.5
 """Seconds in which a policy that takes over from another one decides nothing: reports are on their way."""
+GIVE_UP_S = 1.0
+"""Seconds after which Serve has asked a replica to end: one that is gone before that has failed, for Serve."""
 NO_PROCESS_S = 5.0
 """Seconds after which a replica that was never seen to have a process is taken to have failed."""
-ANSWERS = 64  # kept for each model: everybody who joined a start finds theirs
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is known of a model before it is started, each None if it is not.
-
-    memory_mb: what a replica reserves, as configured; 0 if it is not counted. estimate_mb: measured by an earlier
-    server, or computed from the weights. load_s: what its start took an earlier server. kind: names what they are of.
-    """
-
-    kind: str = ""
-    memory_mb: float | None = None
-    estimate_mb: float | None = None
-    load_s: float | None = None
 
 
 class ResidencyPolicy:
     """Serve's application-level autoscaling policy.
 
-    Each model's own settings come with its deployment, in `autoscaling_config.policy.policy_kwargs`, as `model`
-    (Model) and `sizes` (Sizes); a deployment without them is left as it is.
+    Each model's own settings come with its deployments, one for each placement, in
+    `autoscaling_config.policy.policy_kwargs`: `model` (Model), `sizes` (Sizes), and `placement`, with the name of the
+    first placement's deployment (`model`), the `rank` in order of preference, and what a replica `needs` of Ray, by
+    bundle; without a placement it is a model's only one, that can be anywhere. A deployment without kwargs is left as
+    it is.
     """
 
     def __init__(
@@ -85,6 +78,8 @@ class ResidencyPolicy:
         self._rows: dict[str, Row] = {}
         self._short: set[str] = set()  # nodes that fell under the low-water mark
         self._quiet_until: float | None = None
+        self._told: dict[Hashable, int] = {}  # what Serve was told the last time
+        self._unborn: dict[str, float] = {}  # deployments that were given up before they were up, and since when
 
     def __call__(self, contexts: Mapping[Hashable, Any]) -> tuple[dict[Hashable, int], dict[Hashable, Any]]:
         """Replicas for each deployment that is to change, and no state for Serve to keep.
@@ -100,31 +95,44 @@ class ResidencyPolicy:
             return {}, {}
 
     def _decide(self, contexts: Mapping[Hashable, Any], now: float) -> dict[Hashable, int]:
-        ours = {c.deployment_name: (key, c) for key, c in contexts.items() if c.config.policy.policy_kwargs}
-        if not ours:
+        groups = grouped(contexts)
+        if not groups:
             return {}
-        seen = self._look(next(iter(ours.values()))[1].app_name, now)
+        seen = self._look(next(iter(groups.values())).variants[0].context.app_name, now)
         if seen is None:
             return {}
-        models = {name: Model(**c.config.policy.policy_kwargs["model"]) for name, (_, c) in ours.items()}
-        sizes = {name: Sizes(**c.config.policy.policy_kwargs["sizes"]) for name, (_, c) in ours.items()}
-        for name in set(self._rows) - set(ours):
+        for name in set(self._rows) - set(groups):
             del self._rows[name]
-        news = _News(seen, now, ours)
-        demand = {n: self._demand(models[n], sizes[n], c, news) for n, (_, c) in ours.items()}
+        news, placer = _News(seen, now, groups), Placer(seen.resources)
+        choices = {name: placer.choose(group, self._row(name).deployment) for name, group in groups.items()}
+        models = {name: group.model for name, group in groups.items()}
+        demand = {name: self._demand(choice, news) for name, choice in choices.items()}
         nodes = self._nodes(news)
         decisions = decide(models, demand, cap=self._cap, now=now, turn_s=self._turn_s, nodes=nodes)
-        changes = {}
+        changes: dict[Hashable, int] = {}
         for name, decision in decisions.items():
-            self._note(name, models[name], demand[name], decision, now)
-            if decision.replicas != demand[name].replicas:
-                changes[ours[name][0]] = decision.replicas
-                logger.info(f"Model {name}: {demand[name].replicas} -> {decision.replicas} ({decision.reason}).")
+            self._note(groups[name], demand[name], decision, now)
+            for variant, replicas in choices[name].changes(decision).items():
+                changes[variant.key] = replicas
+                if replicas:
+                    self._unborn.pop(variant.name, None)
+                elif variant is choices[name].up and demand[name].loading and not self._row(name).was_up:
+                    self._unborn[variant.name] = now
+                if self._told.get(variant.key) != replicas:  # Serve does not do everything at once
+                    logger.info(f"Model {variant.name}: {variant.replicas} -> {replicas} ({decision.reason}).")
+        self._told = changes
         assert self._watch is not None
         changing = any(row.waiting or row.wish or demand[name].leaving for name, row in self._rows.items())
         table = Table(self._watch.life, self._cap, self._rows)
-        self._watch.publish(table, news.done, news.heard, changing=changing or bool(changes))
+        changing = changing or bool(changes)
+        unborn = frozenset(name for name, since in self._unborn.items() if now - since >= GIVE_UP_S)
+        self._watch.publish(table, news.wishes.done, news.heard, unborn, changing=changing)
         return changes
+
+    def _row(self, name: str) -> Row:
+        if name not in self._rows:
+            self._rows[name] = Row()
+        return self._rows[name]
 
     def _look(self, application: str, now: float) -> Seen | None:
         """What the watch has seen; None as long as nothing is to be decided."""
@@ -137,19 +145,21 @@ class ResidencyPolicy:
             self._quiet_until = now + RESTART_S if any(row.replicas for row in self._rows.values()) else now
         return None if self._quiet_until is None or now < self._quiet_until else seen
 
-    def _demand(self, model: Model, sizes: Sizes, context: Any, news: _News) -> Demand:
-        name: str = context.deployment_name
-        row, now = self._rows.setdefault(name, Row()), news.now
-        row.queued = context.total_queued_requests or 0
-        row.unfinished = sum(news.latest(context, UNFINISHED).values())
-        row.replicas, row.running = context.target_num_replicas, context.current_num_replicas
-        reports = news.seen.reports.get(name, ())
-        process = name in news.seen.processes
-        self._follow(model, row, reports, process, news)
-        self._weigh(row, sizes, context, reports, news)
-        asked = self._asked(name, model, row, process, news)
-        failed = _failed(row, process, now)
-        paused = row.replicas > 0 and not row.granted and row.reserved_mb > 0
+    def _demand(self, choice: Choice, news: _News) -> Demand:
+        group, now = choice.group, news.now
+        row, model = self._row(group.name), group.model
+        row.deployment, row.placements = choice.chosen.name, dict(choice.why_not)
+        row.queued = group.queued
+        row.unfinished = sum(group.latest(UNFINISHED).values())
+        row.replicas, row.running = choice.replicas, choice.chosen.context.current_num_replicas
+        reports = news.seen.reports.get(group.name, ())
+        processes = choice.processes(news.seen.processes)
+        self._follow(model, row, reports, processes > 0, now)
+        self._weigh(row, choice, reports, news)
+        leaving = _leaving(row, processes > 0, news.seen)
+        failed = not choice.moving and _failed(row, processes > 0, now)
+        asked = news.wishes.asked(group.name, model, row, leaving=leaving, failed=failed)
+        paused = row.replicas > 0 and (choice.moving or (not row.granted and row.reserved_mb > 0))
         row.paused_since = (row.paused_since or now) if paused and not failed else None
         since = (row.paused_since or row.last_used) if row.replicas else (row.waiting_since or now)
         return Demand(
@@ -158,27 +168,33 @@ class ResidencyPolicy:
             replicas=row.replicas,
             last_used=since,
             up_since=row.up_since,
-            leaving=_leaving(row, process, news.seen),
+            leaving=leaving,
             failed=failed,
             loading=row.replicas > 0 and row.up_since is None and not failed,
             memory_mb=row.reserved_mb,
-            nodes=tuple(report.node for report in reports if not report.failure),
+            nodes=() if choice.moving else tuple(report.node for report in reports if not report.failure),
             asked=asked,
             held=row.held,
             keep_alive_s=row.keep_alive_s,
             paused=paused,
             ended_at=row.ended_at,
+            moving=choice.moving,
+            processes=processes,
+            hosts=choice.hosts,
+            enough=row.enough,
+            enough_since=row.enough_since,
+            coming_s=(row.load_s or 0) if row.running < row.replicas else 0,
         )
 
-    def _follow(self, model: Model, row: Row, reports: tuple[Report, ...], process: bool, news: _News) -> None:
+    def _follow(self, model: Model, row: Row, reports: tuple[Report, ...], process: bool, now: float) -> None:
         """The clocks of a model."""
-        now = news.now
         for report in reports:
             if report.failure and report.replica != row.failed_replica:
                 row.failure, row.failed_replica = report.failure, report.replica
         if row.replicas == 0:
             row.started_at = row.up_since = row.keep_alive_s = None
             row.was_up = row.saw_process = False
+            row.enough, row.enough_since = 0, None
             waits = row.queued > 0 or row.wish or (model.min_replicas > 0 and not row.held)
             row.waiting_since = (row.waiting_since or now) if waits else None
             return
@@ -193,82 +209,42 @@ class ResidencyPolicy:
             row.up_since = row.last_used = now
             if not row.was_up:
                 row.load_s = now - row.started_at
-            row.was_up, row.granted, row.failure = True, True, None
+            row.was_up, row.granted = True, True
+        if row.up_since is not None:
+            row.failure = None  # another replica's, if any
+            # While it loads, requests that join one call are not counted.
+            needed = scaling.needed(model, row.queued + row.unfinished)
+            row.enough, row.enough_since = scaling.enough(needed, row.replicas, (row.enough, row.enough_since), now)
         if row.queued > 0 or row.unfinished > 0:
             row.last_used = now
 
-    def _weigh(self, row: Row, sizes: Sizes, context: Any, reports: tuple[Report, ...], news: _News) -> None:
+    def _weigh(self, row: Row, choice: Choice, reports: tuple[Report, ...], news: _News) -> None:
         """What the model takes of memory, and what its requests said of how long it is to stay."""
-        measured = news.latest(context, MEMORY)
+        group, sizes = choice.group, choice.chosen.sizes
+        measured = choice.chosen.latest(MEMORY)
         if row.kind != sizes.kind:
             row.kind, row.peak_mb, row.load_s = sizes.kind, None, None
         row.measured_mb = max(measured.values(), default=0)
         if row.measured_mb:
             row.peak_mb = max(row.peak_mb or 0, row.measured_mb)
         row.load_s = row.load_s if row.load_s is not None else sizes.load_s
-        needed = next((report.need_mb for report in reports if report.need_mb is not None), None)
+        own = [report for report in reports if report.deployment in ("", choice.chosen.name)]
+        needed = next((report.need_mb for report in own if report.need_mb is not None), None)
         known = (sizes.memory_mb, row.peak_mb, needed, sizes.estimate_mb)
         row.reserved_mb = next((mb for mb in known if mb is not None), 0)
-        for replica, at in news.latest(context, KEEP_ALIVE_AT).items():
+        for replica, at in group.latest(KEEP_ALIVE_AT).items():
             if at > row.keep_alive_at:
                 row.keep_alive_at = at
-                row.keep_alive_s = news.latest(context, KEEP_ALIVE).get(replica)
-        totals, frees = news.latest(context, NODE_TOTAL), news.latest(context, NODE_FREE)
+                row.keep_alive_s = group.latest(KEEP_ALIVE).get(replica)
+        totals, frees = group.latest(NODE_TOTAL), group.latest(NODE_FREE)
         nodes = {report.replica: report.node for report in reports}
         for replica, total in totals.items():
             if (node := nodes.get(replica)) and replica in frees:
                 news.memory[node] = memory.Memory(total, frees[replica])
-        if row.replicas and row.granted:  # what is reserved for its replicas, and not taken yet
+        if row.replicas and row.granted and not choice.moving:  # what is reserved for its replicas, and not taken yet
             for report in (report for report in reports if not report.failure):
                 missing = max(0.0, row.reserved_mb - measured.get(report.replica, 0))
                 news.promised[report.node] = news.promised.get(report.node, 0) + missing
-
-    def _asked(self, name: str, model: Model, row: Row, process: bool, news: _News) -> Any:
-        """What is still to be done of what operators wish, and of `auto_start`."""
-        shown = news.wishes.get(name, [])
-        news.done += [wish.id for wish in shown if wish.id in row.answers]
-        wishes = [wish for wish in shown if wish.id not in row.answers]
-        if older := [wish for wish in wishes if wish.kind != wishes[-1].kind]:
-            news.answer(row, older, f"{SUPERSEDED}: {wishes[-1].kind}")
-        wishes = [wish for wish in wishes if wish.kind == wishes[-1].kind]  # one that joins is answered with the last
-        if not wishes:
-            row.wish = None
-            if not model.auto_start or row.auto_done:
-                return None
-            row.auto_done = row.replicas > 0
-            return None if row.auto_done else "auto"
-        wish = wishes[-1]
-        if row.wish != wish.id:
-            row.wish, row.wish_at = wish.id, news.now
-            row.refused = False
-        row.auto_done = True
-        if wish.kind == "stop":
-            if row.replicas == 0:
-                if not _leaving(row, process, news.seen):
-                    row.held = True
-                    news.answer(row, wishes)
-                return None
-            return "down"
-        return self._start_asked(row, wishes, process, news)
-
-    def _start_asked(self, row: Row, wishes: list[Wish], process: bool, news: _News) -> Any:
-        if row.replicas == 0:
-            if row.refused:
-                news.answer(row, wishes, row.reason)
-                return None
-            return "up"
-        began_before = row.started_at is not None and row.started_at < row.wish_at
-        # One that was up is started again by Serve; that may fail too.
-        failed = _failed(row, process, news.now) and (not row.was_up or row.failure is not None)
-        if began_before and (wishes[-1].kind == "restart" or failed):
-            return "down"
-        if row.up_since is not None:
-            news.answer(row, wishes)
-            return None
-        if failed:
-            news.answer(row, wishes, row.failure or "its process ended while it was starting")
-            return None
-        return "up"
 
     def _nodes(self, news: _News) -> dict[str, Node]:
         """Memory of each node, as the pure decision wants it."""
@@ -294,52 +270,42 @@ class ResidencyPolicy:
             )
         return nodes
 
-    def _note(self, name: str, model: Model, seen: Demand, decision: Decision, now: float) -> None:
+    def _note(self, group: Group, seen: Demand, decision: Decision, now: float) -> None:
         """Keeps the decision, and what follows from it."""
-        row = self._rows[name]
-        if decision.replicas and not row.replicas:
+        row = self._rows[group.name]
+        if decision.replicas and (not row.replicas or (seen.moving and decision.granted)):
             row.started_at, row.ended_at = now, None
             row.last_used = now
             row.held = False
+            row.was_up = row.saw_process = False
             row.granted = row.reserved_mb > 0
-            row.failure = None
-        elif row.replicas and not decision.replicas:
-            row.ended_at = now
-            if seen.failed and not row.failure:
-                row.failure = "its process ended while it was starting"
-        row.granted = row.granted or decision.granted
+            row.failure = row.paused_since = None
+        else:
+            row.granted = row.granted or decision.granted
+            if row.replicas and not decision.replicas:
+                row.ended_at = now
+                if seen.failed and not row.failure:
+                    row.failure = "its process ended while it was starting"
         row.waiting = seen.loading or (decision.replicas == 0 and (seen.queued > 0 or seen.asked == "up"))
         if decision.refused and not row.refused:
-            logger.warning(f"Model {name} cannot be started: {decision.reason}.")
+            logger.warning(f"Model {group.name} cannot be started: {decision.reason}.")
         row.replicas, row.reason, row.refused = decision.replicas, decision.reason, decision.refused
         if seen.asked == "auto":
             row.auto_done = decision.replicas > 0 or decision.refused
-        limit = idle_limit_s(model, replace(seen, keep_alive_s=row.keep_alive_s))
-        row.idle_limit_s = None if model.stays or limit == float("inf") else limit
+        limit = idle_limit_s(group.model, row.keep_alive_s)
+        row.idle_limit_s = None if group.model.stays or limit == float("inf") else limit
 
 
 class _News:
     """What one call of the policy is told, and what it has to say."""
 
-    def __init__(self, seen: Seen, now: float, models: Container[str]) -> None:
+    def __init__(self, seen: Seen, now: float, groups: Mapping[str, Group]) -> None:
         self.seen = seen
         self.now = now
         self.memory: dict[str, memory.Memory] = {}
         self.promised: dict[str, float] = {}
-        self.done = [wish.id for wish in seen.wishes if wish.model not in models]
+        self.wishes = Wishes(seen.wishes, groups, now)
         self.heard = [report for reports in seen.reports.values() for report in reports if report.failure]
-        self.wishes: dict[str, list[Wish]] = {}
-        for wish in seen.wishes:
-            self.wishes.setdefault(wish.model, []).append(wish)
-
-    def latest(self, context: Any, metric: str) -> dict[str, float]:
-        """The last value that each replica reported, by the replica's id."""
-        series = (context.raw_metrics or {}).get(metric) or {}
-        return {getattr(r, "unique_id", r): points[-1].value for r, points in series.items() if points}
-
-    def answer(self, row: Row, wishes: list[Wish], problem: str = "") -> None:
-        self.done += [wish.id for wish in wishes]
-        row.answers = dict([*row.answers.items(), *((wish.id, problem) for wish in wishes)][-ANSWERS:])
 
 
 def _leaving(row: Row, process: bool, seen: Seen) -> bool:

@@ -26,16 +26,19 @@ class Node:
 
 @dataclass(frozen=True)
 class Load:
-    """What a model takes beside its place: `mb` for each replica, on `nodes` as far as they are known."""
+    """What a model takes: `mb` for each replica, on `nodes` as far as they are known, and places. ending_places: those
+    of replicas that are going while the model stays."""
 
     replicas: int
     mb: float = 0
     nodes: tuple[str, ...] = ()
+    places: int = 1
+    ending_places: int = 0
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a model waits for: its place, unless it has one (0), and memory in one of these ways."""
+    """What a model waits for: places, unless it has them (0), and memory in one of these ways."""
 
     places: int
     ways: Sequence[Need]
@@ -68,20 +71,23 @@ class Room:
         self._nodes = nodes
         self._now, self._soon = _Free(cap, nodes), _Free(cap, nodes)
         self._where: dict[str, dict[str, float]] = {}
+        self._places: dict[str, int] = {}
         self._going = dict.fromkeys(nodes, 0.0)
 
     def hold(self, model: str, load: Load) -> None:
         """A model that stays up. Of a replica that is not known to be anywhere, nothing is measured yet."""
         unmeasured = self._spread(model, load)
+        self._places[model] = load.places
+        self._now.places -= load.ending_places
         for free in (self._now, self._soon):
-            free.places -= 1
+            free.places -= load.places
             for node, mb in self._where[model].items():
                 free.reserve(node, mb, unmeasured.get(node, 0))
 
     def let_go(self, model: str, load: Load) -> None:
         """A model that is ending: it still takes what it takes."""
         unmeasured = self._spread(model, load)
-        self._now.places -= 1
+        self._now.places -= load.places + load.ending_places
         for node, mb in self._where[model].items():
             self._now.reserve(node, mb, unmeasured.get(node, 0))
             self._soon.measured[node] += mb - unmeasured.get(node, 0)
@@ -89,16 +95,17 @@ class Room:
 
     def end(self, model: str) -> None:
         """A model that was held is to go."""
-        self._soon.places += 1
+        self._soon.places += self._places[model]
         for node, mb in self._where[model].items():
             self._soon.reservable[node] += mb
             self._soon.measured[node] += mb
             self._soon.models[node] -= 1
             self._going[node] += mb
 
-    def ways(self, mb: float) -> Sequence[Need]:
-        """All ways to take that much on one node."""
-        return [{node: mb} for node in self._nodes] if mb and self._nodes else [{}]
+    def ways(self, mb: float, hosts: Sequence[str] = ()) -> Sequence[Need]:
+        """All ways to take that much on one node, of the hosts if there are any."""
+        nodes = [node for node in hosts if node in self._nodes] or self._nodes
+        return [{node: mb} for node in nodes] if mb and nodes else [{}]
 
     def best(self, claim: Claim, *, now: bool) -> Need | None:
         """The way that fits and where most is free; `now`: that nobody before it waits for, too."""
@@ -116,7 +123,7 @@ class Room:
 
     def would_fit(self, places: int, need: Need, victims: Sequence[str] = ()) -> bool:
         """Whether there would be that much, once all that goes is gone and the victims too."""
-        if places and not self.has_place(victims):
+        if not self.has_places(places, victims):
             return False
         for node, mb in need.items():
             given = [self._where[victim][node] for victim in victims if node in self._where[victim]]
@@ -124,13 +131,18 @@ class Room:
                 return False
         return True
 
-    def has_place(self, victims: Sequence[str] = ()) -> bool:
-        """Whether there will be a free place, if the victims go too."""
-        return self._soon.places + len(victims) > 0
+    def has_places(self, places: int, victims: Sequence[str] = ()) -> bool:
+        """Whether so many places will be free, if the victims go too."""
+        return places == 0 or self._soon.places + sum(self._places[victim] for victim in victims) >= places
+
+    @property
+    def free_places(self) -> int:
+        """Places that will be free; below 0 where the cap was lowered."""
+        return self._soon.places
 
     @property
     def is_over(self) -> bool:
-        """Whether more models stay up than there are places."""
+        """Whether what stays up takes more places than there are."""
         return self._soon.places < 0
 
     def free_mb(self, nodes: Iterable[str]) -> float:

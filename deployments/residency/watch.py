@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +22,10 @@ LOOK_S = 0.1
 IDLE_LOOK_S = 0.5
 """Seconds between looks, while something is about to change and while nothing is."""
 NODES_S = 2.0
+Resources = Mapping[str, float]
+"""Of a node, by Ray's names."""
+
+_NAMESPACE = "serve"  # of Serve's actors
 _ACTOR = "SERVE_REPLICA::"  # Serve names a replica's actor SERVE_REPLICA::application#deployment#id
 
 
@@ -27,15 +33,17 @@ _ACTOR = "SERVE_REPLICA::"  # Serve names a replica's actor SERVE_REPLICA::appli
 class Seen:
     """How it was when the look began, at `at`.
 
-    processes: deployments that have a replica's process. reports: of living replicas, and last words of dead ones.
-    nodes: memory in MB of each, by its id. here: the controller's own node, and what is free there.
+    processes: of replicas, by deployment. reports: of living replicas, and last words of dead ones, by model. nodes:
+    memory in MB of each that is alive, by its id. resources: what Ray says that each has. here: the controller's own
+    node, and what is free there.
     """
 
     at: float
-    processes: frozenset[str] = frozenset()
+    processes: Mapping[str, int] = field(default_factory=dict)
     wishes: tuple[Wish, ...] = ()
     reports: Mapping[str, tuple[Report, ...]] = field(default_factory=dict)
     nodes: Mapping[str, float] = field(default_factory=dict)
+    resources: Mapping[str, Resources] = field(default_factory=dict)
     here: tuple[str, memory.Memory] | None = None
 
 
@@ -51,19 +59,23 @@ class Watch:
         application: str,
         board: Board | None = None,
         actors: Callable[[], list[str]] | None = None,
-        nodes: Callable[[], tuple[str, Mapping[str, float]]] | None = None,
+        nodes: Callable[[], tuple[str, Mapping[str, Resources]]] | None = None,
         life: Callable[[], tuple[str, float]] | None = None,
+        kill: Callable[[str], None] | None = None,
     ) -> None:
-        """actors: the names of all living actors. nodes: this node's id, and the memory of each in MB. life: what names
-        this process's actor, and since when it runs. All may block; default: Ray's."""
+        """actors: the names of all living actors. nodes: this node's id, and the resources of each that is alive. life:
+        what names this process's actor, and since when it runs. kill: ends the actor of that name. All may block;
+        default: Ray's."""
         self._application = application
         self._board = board or Board(application)
         self._actors = actors or _living_actors
         self._nodes = nodes or _living_nodes
         self._life = life or _own_actor
+        self._kill = kill or _kill
+        self._unborn: frozenset[str] = frozenset()
         self._nodes_at = float("-inf")
         self._here = ""
-        self._totals: Mapping[str, float] = {}
+        self._resources: Mapping[str, Resources] = {}
         self._table: Table | None = None
         self._published = b""
         self._done: list[str] = []
@@ -76,10 +88,14 @@ class Watch:
     def start(self) -> None:
         threading.Thread(target=_run, args=(weakref.ref(self),), name="residency-watch", daemon=True).start()
 
-    def publish(self, table: Table, done: list[str], heard: list[Report], *, changing: bool) -> None:
+    def publish(
+        self, table: Table, done: list[str], heard: list[Report], unborn: frozenset[str], *, changing: bool
+    ) -> None:
         """The table goes out at the next look, and after it the wishes that are done and the last words that were heard
-        are taken down. changing: whether a model is about to come up or go."""
+        are taken down. unborn: deployments whose replicas have never been up and are not wanted any more. changing:
+        whether a model is about to come up or go."""
         self._table = table
+        self._unborn = unborn
         self._done.extend(done)
         self._heard.extend(heard)
         (self._hurry.set if changing else self._hurry.clear)()
@@ -106,18 +122,29 @@ class Watch:
             else:
                 self._board.withdraw(report)
         if now - self._nodes_at > NODES_S:
-            self._here, self._totals = self._nodes()
+            self._here, self._resources = self._nodes()
             self._nodes_at = now
         machine = memory.machine()
         self.seen = Seen(
             at=now,
-            processes=frozenset(deployment for deployment, _ in ours),
+            processes=Counter(deployment for deployment, _ in ours),
             wishes=wishes,
             reports=reports,
-            nodes={**self._totals, self._here: machine.total_mb},
+            nodes={**{node: _memory_mb(has) for node, has in self._resources.items()}, self._here: machine.total_mb},
+            resources=self._resources,
             here=(self._here, machine),
         )
+        for deployment, replica in ours:
+            if deployment in self._unborn:
+                self._end(deployment, replica)
         self._tell()
+
+    def _end(self, deployment: str, replica: str) -> None:
+        """Serve asks a replica to end by itself and waits, for as long as an answer may take. One that is still
+        starting, or waits for a node, does not hear it; and nobody has a request there."""
+        logger.info(f"Model {deployment}: its start is given up.")
+        with contextlib.suppress(ValueError):  # it is gone
+            self._kill(f"{_ACTOR}{self._application}#{deployment}#{replica}")
 
     def _take_over(self) -> None:
         self.life, began_at = self._life()
@@ -166,16 +193,22 @@ def _living_actors() -> list[str]:
     return [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
 
 
-def _living_nodes() -> tuple[str, dict[str, float]]:
-    """Ray does not say how much memory a node has, only what it lends: that is what was free when the node came."""
+def _kill(name: str) -> None:
     import ray
 
-    totals = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            resources = node["Resources"]
-            totals[node["NodeID"]] = (resources.get("memory", 0) + resources.get("object_store_memory", 0)) / memory.MB
-    return ray.get_runtime_context().get_node_id(), totals
+    ray.kill(ray.get_actor(name, namespace=_NAMESPACE), no_restart=True)
+
+
+def _living_nodes() -> tuple[str, dict[str, Resources]]:
+    import ray
+
+    living = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    return ray.get_runtime_context().get_node_id(), living
+
+
+def _memory_mb(resources: Resources) -> float:
+    """Ray does not say how much memory a node has, only what it lends: that is what was free when the node came."""
+    return (resources.get("memory", 0) + resources.get("object_store_memory", 0)) / memory.MB
 
 
 def _own_actor() -> tuple[str, float]:

@@ -79,7 +79,8 @@ def test_there_is_no_table_before_one_is_published(board: Board) -> None:
 
 
 def test_published_table_is_read_back(board: Board) -> None:
-    table = Table("life", 3, {"a": Row(replicas=1, reason="in use", answers={"w": ""}), "b": Row(peak_mb=7.5)})
+    a = Row(replicas=1, reason="in use", answers={"w": ""}, deployment="a~1", placements={"a": "no node has GPU: 1"})
+    table = Table("life", 3, {"a": a, "b": Row(peak_mb=7.5, deployment="b")})
     board.publish(encode(table))
     assert board.table() == table
 
@@ -93,12 +94,18 @@ def test_every_field_of_a_row_survives() -> None:
 def test_table_leaves_defaults_out() -> None:
     table = Table("life", 3, {"a": Row(replicas=2), "b": Row()})
     assert json.loads(encode(table)) == {"life": "life", "cap": 3, "rows": {"a": {"replicas": 2}}}
-    assert decode(encode(table)).row("b") == Row()
+    assert decode(encode(table)).row("b") == Row(deployment="b")
+
+
+def test_model_at_its_first_placement_needs_no_word_of_it() -> None:
+    table = Table("life", 3, {"a": Row(deployment="a"), "b": Row(deployment="b~1")})
+    assert json.loads(encode(table))["rows"] == {"b": {"deployment": "b~1"}}
+    assert [decode(encode(table)).row(name).deployment for name in "ab"] == ["a", "b~1"]
 
 
 def test_table_of_another_version_is_read_without_what_is_unknown() -> None:
     value = b'{"life":"life","cap":3,"rows":{"a":{"replicas":1,"colour":"red"}},"more":1}'
-    assert decode(value) == Table("life", 3, {"a": Row(replicas=1)})
+    assert decode(value) == Table("life", 3, {"a": Row(replicas=1, deployment="a")})
 
 
 def test_rows_that_are_read_do_not_share_their_answers() -> None:
@@ -108,7 +115,7 @@ def test_rows_that_are_read_do_not_share_their_answers() -> None:
 
 
 def test_unknown_model_has_an_empty_row() -> None:
-    assert Table().row("a") == Row()
+    assert Table().row("a") == Row(deployment="a")
 
 
 def test_applications_do_not_see_each_other(store: Memory) -> None:

@@ -75,7 +75,8 @@ def replicas(
 
 
 def test_nothing_changes_without_demand() -> None:
-    assert replicas(3, {"a": idle(100), "b": DOWN, "c": idle(5, replicas=2)}) == {"a": 1, "b": 0, "c": 2}
+    demand = {"a": idle(100), "b": DOWN, "c": idle(5, replicas=2)}
+    assert replicas(3, demand, c=Model(max_replicas=2)) == {"a": 1, "b": 0, "c": 2}
 
 
 def test_no_models_is_no_decision() -> None:
@@ -276,6 +277,92 @@ def test_replicas_of_one_model_take_one_place() -> None:
     assert replicas(2, {"a": busy(9, replicas=3), "b": waits()}, a=Model(max_replicas=3)) == {"a": 3, "b": 1}
 
 
+def test_load_that_has_fallen_costs_replicas_after_the_delay_only() -> None:
+    model = Model(max_replicas=4, target_ongoing_requests=10, downscale_delay_s=30)
+    for seen in (busy(5, replicas=4), idle(5, replicas=4), idle(0, replicas=4)):
+        fallen = replace(seen, enough=2, enough_since=NOW - 29)
+        assert replicas(3, {"a": fallen}, a=model) == {"a": 4}
+        assert replicas(3, {"a": replace(fallen, enough_since=NOW - 30)}, a=model) == {"a": 2}
+
+
+def test_idle_model_goes_as_a_whole() -> None:
+    model = Model(max_replicas=4, idle_timeout_s=60)
+    assert replicas(3, {"a": idle(60, replicas=4)}, a=model) == {"a": 0}
+
+
+def test_model_that_always_is_up_keeps_its_replicas_for_the_delay_too() -> None:
+    always = Model(min_replicas=1, max_replicas=4)
+    quiet = idle(99, replicas=3)
+    assert replicas(3, {"a": quiet}, a=always) == {"a": 3}
+    assert replicas(3, {"a": replace(quiet, enough=1, enough_since=NOW - 30)}, a=always) == {"a": 1}
+
+
+# Pools: a replica that takes several places --------------------------------------------------------------------------
+
+POOL = Model(places=3, max_replicas=3, target_ongoing_requests=1)
+
+
+def test_pool_takes_its_places_with_its_first_replica() -> None:
+    assert replicas(4, {"p": busy(), "a": waits(2), "b": waits(1)}, p=POOL) == {"p": 1, "a": 1, "b": 0}
+    assert replicas(4, {"p": waits(1), "a": busy(), "b": waits(0)}, p=POOL) == {"p": 1, "a": 1, "b": 0}
+    assert replicas(4, {"p": waits(1), "a": busy(), "b": busy()}, p=POOL) == {"p": 0, "a": 1, "b": 1}
+
+
+def test_pool_makes_as_many_places_as_it_takes() -> None:
+    demand = {"a": idle(9), "b": idle(8), "c": idle(7), "d": idle(6), "p": waits()}
+    assert replicas(4, demand, p=POOL) == {"a": 0, "b": 0, "c": 0, "d": 1, "p": 0}
+    assert replicas(5, demand, p=POOL) == {"a": 0, "b": 0, "c": 1, "d": 1, "p": 0}
+
+
+def test_nobody_goes_for_a_pool_that_would_still_have_no_room() -> None:
+    demand = {"a": idle(9), "b": idle(8), "c": busy(), "d": busy(), "p": waits()}
+    decided = decisions(4, demand, p=POOL)
+    assert [decided[name].replicas for name in "abcdp"] == [1, 1, 1, 1, 0]
+    assert decided["p"].reason == "waits: it takes 3 places, and 4 of 4 are in use"
+
+
+def test_pool_gives_all_its_places() -> None:
+    demand = {"p": idle(9, replicas=2), "a": idle(5), "b": waits(3), "c": waits(2)}
+    assert replicas(7, demand, p=POOL) == {"p": 0, "a": 1, "b": 0, "c": 0}
+    gone = {**demand, "p": Demand(last_used=NOW, leaving=True, processes=2)}
+    assert replicas(7, gone, p=POOL) == {"p": 0, "a": 1, "b": 0, "c": 0}, "until its last process is gone"
+    half = {**demand, "p": Demand(last_used=NOW, leaving=True, processes=1)}
+    assert replicas(7, half, p=POOL) == {"p": 0, "a": 1, "b": 1, "c": 1}
+
+
+def test_pool_grows_into_free_places_only() -> None:
+    assert replicas(9, {"p": busy(9)}, p=POOL) == {"p": 3}
+    assert replicas(8, {"p": busy(9)}, p=POOL) == {"p": 2}
+    assert replicas(8, {"p": busy(9), "a": idle(9), "b": idle(9), "c": idle(9)}, p=POOL)["p"] == 1
+    assert replicas(6, {"p": busy(9), "a": waits()}, p=POOL) == {"p": 1, "a": 1}, "who waits comes first"
+    assert replicas(9, {"p": waits(queued=9)}, p=POOL) == {"p": 3}, "with its start too"
+    assert replicas(9, {"p": sized(busy(9), 6, "n")}, ONE, p=POOL) == {"p": 1}, "and into free memory"
+
+
+def test_places_of_a_replica_that_is_ending_are_free_soon() -> None:
+    one_ends = replace(busy(1), processes=2)
+    assert replicas(6, {"p": one_ends, "a": idle(99), "b": waits()}, p=POOL) == {"p": 1, "a": 1, "b": 0}
+    assert replicas(6, {"p": one_ends, "a": idle(99)}, p=POOL) == {"p": 1, "a": 1}, "nobody goes under the cap for it"
+    assert replicas(6, {"p": replace(busy(9), processes=2)}, p=POOL) == {"p": 1}
+
+
+def test_pool_of_more_places_than_there_are_is_refused() -> None:
+    assert decisions(2, {"p": waits()}, p=POOL)["p"] == Decision(0, "it takes 3 places, and there are 2", refused=True)
+    held = decisions(4, {"p": waits(), "a": idle(9), "b": idle(9)}, p=POOL, a=Model(pinned=True), b=Model(pinned=True))
+    why = "it takes 3 places, and 2 of 4 are held by models that are never unloaded"
+    assert held["p"] == Decision(0, why, refused=True)
+
+
+def test_pools_turn_takes_the_places_of_as_many_as_it_needs() -> None:
+    demand = {"a": working(50), "b": working(60), "c": working(70), "d": working(80), "p": waits(40)}
+    assert replicas(4, demand, p=POOL) == {"a": 1, "b": 0, "c": 0, "d": 0, "p": 0}
+
+
+def test_lower_cap_unloads_as_few_as_it_must() -> None:
+    assert replicas(4, {"a": idle(30), "p": idle(20), "b": idle(10)}, p=POOL) == {"a": 0, "p": 1, "b": 1}
+    assert replicas(2, {"a": idle(30), "p": idle(40), "b": idle(10)}, p=POOL) == {"a": 1, "p": 0, "b": 1}
+
+
 def test_reason_tells_the_operator_why() -> None:
     demand = {"a": idle(30), "b": busy(), "c": waits(2), "d": waits(1), "e": DOWN, "f": idle(99)}
     models = {name: Model(idle_timeout_s=60 if name == "f" else 0) for name in demand}
@@ -301,6 +388,17 @@ def test_model_starts_where_its_memory_is_free() -> None:
     assert replicas(9, {"a": sized(busy(), 6, "n"), "b": sized(waits(), 5)}, ONE) == {"a": 1, "b": 0}
     assert replicas(9, {"a": sized(busy(), 6, "n"), "b": sized(waits(), 5)}, TWO) == {"a": 1, "b": 1}
     assert replicas(9, {"a": sized(busy(), 6), "b": sized(busy(), 6), "c": sized(waits(), 5)}, TWO)["c"] == 0
+
+
+def test_memory_counts_only_where_a_replica_can_be() -> None:
+    demand = {"a": sized(busy(), 6, "m"), "b": replace(sized(waits(), 5), hosts=("m",))}
+    assert replicas(9, demand, TWO) == {"a": 1, "b": 0}
+    assert replicas(9, {**demand, "b": replace(sized(waits(), 5), hosts=("n", "m"))}, TWO) == {"a": 1, "b": 1}
+    assert replicas(9, {**demand, "a": sized(idle(9), 6, "m")}, TWO) == {"a": 0, "b": 0}
+    never = decisions(9, {"b": replace(sized(waits(), 9), hosts=("m",))}, {"n": Node(10), "m": Node(8)})["b"]
+    assert never == Decision(0, "it needs 9 MB of memory, and the limit is 8 MB", refused=True)
+    grows = {"a": replace(sized(busy(9), 6, "m"), hosts=("m",))}
+    assert replicas(9, grows, TWO, a=Model(max_replicas=2, target_ongoing_requests=1)) == {"a": 1}
 
 
 def test_replica_that_is_not_known_to_be_anywhere_is_not_where_another_one_is_known_to_be() -> None:
@@ -426,6 +524,48 @@ def test_two_pinned_loads_do_not_refuse_each_other() -> None:
     pinned = Model(pinned=True)
     demand = {"a": paused(6, "n", since=2), "b": paused(6, "n", since=1)}
     assert decisions(9, demand, ONE, a=pinned, b=pinned)["a"].granted
+
+
+# A model whose node is gone ------------------------------------------------------------------------------------------
+
+
+def lost(mb: float = 0, queued: float = 1, since: float = 1, ago: float = 0) -> Demand:
+    """Up before, where no node can hold it any more; used last `ago` seconds ago, if nobody waits for it."""
+    last_used = NOW - (since if queued else ago)
+    return Demand(queued, 0, 1, last_used, loading=True, memory_mb=mb, paused=True, moving=True)
+
+
+def test_lost_model_that_is_wanted_starts_at_once_in_its_own_place() -> None:
+    moved = Decision(1, "moves: no node can hold it any more where it was", granted=True)
+    assert decisions(1, {"a": lost()}) == {"a": moved}
+    assert decisions(1, {"a": lost(since=0), "b": waits(29)}) == {
+        "a": moved,
+        "b": Decision(0, "waits: all 1 places are in use"),
+    }
+    assert decisions(1, {"a": lost(queued=0, ago=99)}, a=Model(min_replicas=1)) == {"a": moved}
+
+
+def test_lost_model_waits_for_its_memory_and_keeps_its_place() -> None:
+    demand = {"a": lost(6), "b": sized(busy(), 6, "n"), "c": waits(0)}
+    assert replicas(2, demand, ONE) == {"a": 1, "b": 1, "c": 0}
+    assert not decisions(2, demand, ONE)["a"].granted
+    assert replicas(2, {**demand, "b": sized(idle(9), 6, "n")}, ONE) == {"a": 1, "b": 0, "c": 0}
+    assert decisions(2, {**demand, "b": DOWN}, ONE)["a"].granted
+
+
+def test_lost_model_that_nobody_waits_for_is_down() -> None:
+    assert replicas(1, {"a": lost(queued=0, ago=SETTLE_S)}) == {"a": 1}, "a request may come back"
+    gone = decisions(1, {"a": lost(queued=0, ago=SETTLE_S + 0.1)})["a"]
+    assert gone == Decision(0, "no node can hold it any more")
+
+
+def test_lost_model_is_nobodys_victim() -> None:
+    assert replicas(1, {"a": replace(lost(6), up_since=NOW - 999), "b": waits(99)}, {"n": Node(5)})["a"] == 1
+
+
+def test_lost_model_with_several_replicas_begins_with_one_again() -> None:
+    model = Model(max_replicas=3, target_ongoing_requests=1)
+    assert replicas(9, {"a": replace(lost(4, queued=9), replicas=3)}, ONE, a=model) == {"a": 1}
 
 
 # Wishes --------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from deployments.residency import Demand, Model, Node, decide
 from deployments.residency.decision import SETTLE_S
+from deployments.residency.scaling import enough, needed
 
 STEP_S = 0.25
 TURN_S = 3.0
@@ -76,10 +77,15 @@ class State:
     up_since: float | None = None
     ended_at: float | None = None
     reserved: bool = False
+    lost: bool = False
+    enough: tuple[int, float | None] = (0, None)
+    needed: list[tuple[float, int]] = field(default_factory=list)
+    """What its load needed, and when."""
 
     @property
     def paused(self) -> bool:
-        return self.replicas > 0 and not self.reserved and any(p.phase == "loading" for p in self.processes)
+        loading = any(p.phase == "loading" for p in self.processes)
+        return self.replicas > 0 and (self.lost or (not self.reserved and loading))
 
 
 class Cluster:
@@ -105,7 +111,10 @@ class Cluster:
             assert 0 <= decision.replicas <= max(model.max_replicas, seen.replicas)
             if decision.refused:
                 state.queued, state.asked = 0, None
-            if decision.granted:
+            if decision.granted and state.lost:
+                state.lost = False
+                started.append((name, decision.replicas))
+            elif decision.granted:
                 assert seen.paused
                 state.reserved = True
                 for process in state.processes:
@@ -113,17 +122,42 @@ class Cluster:
             if seen.replicas and not decision.replicas:
                 self._may_go(name, seen, decision.reason)
                 self._take_down(state)
-            elif decision.replicas > seen.replicas:
+            elif state.lost:
+                continue  # it keeps what it had until it is started anew
+            elif decision.replicas > seen.replicas and not seen.moving:
+                assert decision.replicas <= max(1, self._needed(name)), "more than its load needs"
                 started.append((name, decision.replicas - seen.replicas))
-            elif seen.unfinished:
-                assert decision.replicas >= seen.replicas, "a busy model loses a replica"
+            elif decision.replicas < seen.replicas and not seen.moving:
+                self._may_shrink(name, decision.replicas)
+                self._end_some(state, seen.replicas - decision.replicas)
             state.replicas = decision.replicas
         self._place(started)
         self._check_room()
 
+    def _needed(self, name: str) -> int:
+        state = self.states[name]
+        return needed(self.kinds[name].model, state.queued + len(state.requests))
+
+    def _may_shrink(self, name: str, replicas: int) -> None:
+        model, state = self.kinds[name].model, self.states[name]
+        assert replicas >= max(1, model.min_replicas), "a model shrinks to nothing"
+        lately = [need for at, need in state.needed if self.now - at <= model.downscale_delay_s]
+        assert max(lately, default=0) <= replicas, "fewer replicas than were needed lately"
+
+    def _end_some(self, state: State, count: int) -> None:
+        living = [process for process in state.processes if process.phase != "ending"]
+        for process in self.chance.sample(living, min(count, len(living))):
+            process.phase, process.until = "ending", self.now + self.chance.uniform(0, REQUEST_S + END_S)
+        if not any(process.phase == "up" for process in state.processes):
+            state.up_since = None
+
     def _may_go(self, name: str, seen: Demand, reason: str) -> None:
         model = self.kinds[name].model
         if reason == "stopped by an operator":
+            return
+        if seen.moving:
+            assert not seen.wanted
+            assert not model.stays
             return
         assert not model.stays, "one that is never unloaded goes"
         assert seen.up_since is None or self.now - seen.up_since >= model.min_resident_s, "goes too soon"
@@ -139,7 +173,7 @@ class Cluster:
         last = max([self.now, *state.requests])
         for process in state.processes:
             process.phase, process.until = "ending", last + self.chance.uniform(0, END_S)
-        state.up_since, state.ended_at, state.reserved = None, self.now, False
+        state.up_since, state.ended_at, state.reserved, state.lost = None, self.now, False, False
 
     def _place(self, started: Sequence[tuple[str, int]]) -> None:
         """Somewhere that it all fits: the decision says how much may start, and not where."""
@@ -148,7 +182,7 @@ class Cluster:
             state = self.states[name]
             if not state.processes:
                 state.reserved = self.kinds[name].told
-                state.waiting_since = None
+                state.waiting_since, state.needed = None, []
             state.last_used, state.held = self.now, False
             if state.asked == "auto":
                 state.asked = None
@@ -178,7 +212,10 @@ class Cluster:
         return taken
 
     def _check_room(self) -> None:
-        places = sum(bool(state.processes) for state in self.states.values())
+        places = 0
+        for name, state in self.states.items():
+            held = max(state.replicas, len(state.processes))
+            places += self.kinds[name].model.places * (held if self.kinds[name].model.places > 1 else min(1, held))
         assert places <= self.setting.cap, "over the cap"
         for node, mb in self._taken().items():
             assert mb <= self.nodes[node].limit_mb, f"over the limit of {node}"
@@ -195,12 +232,15 @@ class Cluster:
             state.asked = None
         if state.queued:
             state.held = False
-        waits = (state.queued or state.asked or (kind.model.min_replicas and not state.held)) and (
-            state.replicas == 0 or state.paused
-        )
+        always = kind.model.stays and (state.paused or (kind.model.min_replicas and not state.held))
+        waits = (state.queued or state.asked or always) and (state.replicas == 0 or state.paused)
         state.waiting_since = (state.waiting_since or self.now) if waits else None
         if state.replicas and (state.queued or state.requests):
             state.last_used = self.now
+        need = self._needed(name)
+        state.needed.append((self.now, need))
+        has = state.replicas if state.up_since is not None else 0
+        state.enough = enough(need, has, state.enough, self.now)
         known = kind.told or any(p.mb or p.phase == "loading" for p in state.processes)
         return Demand(
             queued=state.queued,
@@ -216,6 +256,10 @@ class Cluster:
             held=state.held,
             paused=state.paused,
             ended_at=state.ended_at,
+            moving=state.lost,
+            processes=len(state.processes),
+            enough=state.enough[0],
+            enough_since=state.enough[1],
         )
 
     def live(self) -> None:
@@ -242,11 +286,20 @@ class Cluster:
     def arrive(self, chance: float) -> None:
         for state in self.states.values():
             if self.chance.random() < chance:
-                state.queued += self.chance.choice([1, 1, 1, 9])
+                state.queued += self.chance.choice([1, 1, 4, 9])
 
     def wish(self) -> None:
         if self.chance.random() < 0.02:
             self.chance.choice(list(self.states.values())).asked = self.chance.choice(["up", "down"])
+
+    def lose(self) -> None:
+        """All nodes that can hold a model go; another placement is possible."""
+        up = [state for state in self.states.values() if state.replicas and state.up_since is not None]
+        if up and self.chance.random() < 0.02:
+            state = self.chance.choice(up)
+            state.queued += len(state.requests)
+            state.processes, state.requests, state.up_since, state.reserved = [], [], None, False
+            state.lost = True
 
     def press(self) -> None:
         for name, node in self.nodes.items():
@@ -257,11 +310,20 @@ class Cluster:
 models_ = st.builds(
     Model,
     idle_timeout_s=st.sampled_from([0, 0, 1, 5]),
-    max_replicas=st.sampled_from([1, 1, 2, 3]),
-    target_ongoing_requests=st.just(4),
+    max_replicas=st.sampled_from([1, 2, 3]),
+    target_ongoing_requests=st.sampled_from([2, 4]),
     priority=st.sampled_from([0, 0, MOST_PRIORITY]),
     min_resident_s=st.sampled_from([0, 0, MIN_RESIDENT_S]),
     auto_start=st.booleans(),
+    downscale_delay_s=st.sampled_from([0, 1, 4]),
+)
+pools = st.builds(
+    Model,
+    idle_timeout_s=st.sampled_from([0, 5]),
+    max_replicas=st.sampled_from([1, 2, 3]),
+    target_ongoing_requests=st.just(2),
+    places=st.sampled_from([2, 3]),
+    downscale_delay_s=st.sampled_from([0, 1]),
 )
 staying = st.one_of(
     st.builds(Model, pinned=st.just(True), auto_start=st.booleans()),
@@ -274,10 +336,10 @@ def settings_of_a_cluster(draw: st.DrawFn) -> Setting:
     nodes = {f"n{i}": Node(draw(st.sampled_from([8.0, 12.0, 20.0]))) for i in range(draw(st.integers(0, 2)))}
     sizes = st.sampled_from([0.0, 1.0, 3.0, 5.0, 8.0, 11.0, 30.0])
     kinds = {
-        f"m{i}": Kind(draw(st.one_of(models_, models_, models_, staying)), draw(sizes), draw(st.booleans()))
+        f"m{i}": Kind(draw(st.one_of(models_, models_, pools, staying)), draw(sizes), draw(st.booleans()))
         for i in range(draw(st.integers(2, 7)))
     }
-    return Setting(kinds, nodes, draw(st.integers(1, 4)), draw(st.integers(0, 2**32)))
+    return Setting(kinds, nodes, draw(st.integers(1, 6)), draw(st.integers(0, 2**32)))
 
 
 def steps(seconds: float) -> Iterator[int]:
@@ -291,6 +353,7 @@ def test_whatever_happens_no_promise_is_broken_and_everyone_is_served_in_the_end
     for _ in steps(60):
         cluster.arrive(0.05)
         cluster.wish()
+        cluster.lose()
         cluster.press()
         cluster.step()
         cluster.live()
@@ -352,7 +415,8 @@ def test_without_demand_everything_stays_as_it_was_decided(case: tuple[Setting, 
         decisions = decide(models, demand, cap=setting.cap, now=1e4, turn_s=TURN_S, nodes=setting.nodes)
         return {name: decision.replicas for name, decision in decisions.items()}
 
-    if sum(up.values()) <= setting.cap and all(up[n] for n, model in models.items() if model.min_replicas):
+    taken = sum(models[name].places_of(n) for name, n in up.items())
+    if taken <= setting.cap and all(up[n] for n, model in models.items() if model.min_replicas):
         assert decided(up) == up
     for _ in models:  # what always is to be up takes its place, one after the other
         up = decided(up)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -63,11 +64,11 @@ def test_victims_place_is_lent_once_its_process_is_gone(world: World) -> None:
     policy = ResidencyPolicy(1)
     world.ask(policy, context("a", replicas=1, unfinished=[[0]]), context("b"))
     world.now += 20
-    world.alive = {"a"}
+    world.alive = Counter("a")
     assert world.ask(policy, context("a", replicas=1, unfinished=[[0]]), context("b", queued=1)) == {"a": 0}
     world.now += 1
     assert world.ask(policy, context("a"), context("b", queued=1)) == {}
-    world.alive = set()
+    world.alive = Counter()
     assert world.ask(policy, context("a"), context("b", queued=1)) == {"b": 1}
 
 
@@ -144,9 +145,9 @@ def test_model_that_comes_back_starts_a_new_idle_time(world: World) -> None:
 
 def test_model_that_serve_starts_anew_is_loading_and_not_failed(world: World) -> None:
     policy = ResidencyPolicy()
-    world.alive = {"a"}
+    world.alive = Counter("a")
     world.ask(policy, context("a", replicas=1))
-    world.alive = set()
+    world.alive = Counter()
     world.ask(policy, context("a"))
     world.now += 500
     world.ask(policy, context("a", replicas=1, up=0))
@@ -352,10 +353,10 @@ def test_wish_that_was_answered_before_a_takeover_is_taken_down_after_it(world: 
 def test_model_without_a_process_did_not_start(world: World) -> None:
     policy = ResidencyPolicy(1)
     world.ask(policy, context("a", replicas=1, up=0, queued=1))
-    world.alive = {"a"}
+    world.alive = Counter("a")
     world.now += 2 * BACK_OFF_S
     assert world.ask(policy, context("a", replicas=1, up=0)) == {}, "it is loading"
-    world.alive = set()
+    world.alive = Counter()
     assert world.ask(policy, context("a", replicas=1)) == {}, "it is up"
     world.now += 2 * BACK_OFF_S
     assert world.ask(policy, context("a", replicas=1, up=0)) == {"a": 0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from deployments.residency import ResidencyPolicy
@@ -89,7 +91,7 @@ def test_size_is_what_is_configured_else_measured_else_said_else_estimated(world
         ({}, {}, [], 0),
     ):
         world.reports = [*reports]
-        world.alive = {"a"}
+        world.alive = Counter("a")
         world.ask(ResidencyPolicy(), context("a", replicas=1, sizes=sizes, metrics=metrics))
         assert world.row("a").reserved_mb == size
 

@@ -9,11 +9,8 @@ import pytest
 from deployments.residency import ResidencyPolicy
 from deployments.residency.board import Kind, Report
 from deployments.residency.decision import SETTLE_S
-from deployments.residency.policy import (
-    ANSWERS,
-    NO_PROCESS_S,
-    RESTART_S,
-)
+from deployments.residency.policy import GIVE_UP_S, NO_PROCESS_S, RESTART_S
+from deployments.residency.wishes import ANSWERS
 from tests.residency.world import HERE, Deployment, World, server_of, server_with_one
 
 # auto_start ----------------------------------------------------------------------------------------------------------
@@ -263,6 +260,53 @@ def test_stop_ends_a_start(world: World) -> None:
     assert world.answer(start) == "another wish came after it: stop"
     server.down("a")
     assert world.answer(stop) == ""
+
+
+def test_start_that_is_given_up_leaves_no_replica_to_wait_for(world: World) -> None:
+    """Serve would wait for it as long as an answer may take."""
+    server = server_of(world, a=Deployment())
+    world.wish("a", "start")
+    server.step()
+    server.start("a")
+    assert world.told.unborn == frozenset()
+    world.wish("a", "stop")
+    assert server.step() == {"a": 0}
+    assert world.told.unborn == frozenset(), "Serve has not asked it yet"
+    server.step(GIVE_UP_S)
+    assert world.told.unborn == {"a"}
+    server.down("a")
+    world.wish("a", "start")
+    assert server.step() == {"a": 1}
+    assert world.told.unborn == frozenset()
+
+
+def test_failure_of_one_replica_beside_others_is_not_the_models(world: World) -> None:
+    server = server_with_one(world)
+    world.reports.append(Report("a", "second", "node", "failed", failure="ValueError: no room"))
+    server.step()
+    assert world.row("a").failure is None
+    world.wish("a", "stop")
+    server.step()
+    server.down("a")
+    assert world.row("a").failure is None
+
+
+def test_replica_that_was_up_is_left_to_finish_its_answers(world: World) -> None:
+    server = server_with_one(world)
+    world.wish("a", "stop")
+    assert server.step() == {"a": 0}
+    server.step()
+    assert world.told.unborn == frozenset()
+
+
+def test_replica_that_serve_starts_again_after_a_crash_may_be_asked_to_end(world: World) -> None:
+    server = server_with_one(world)
+    server.die("a")
+    server.step()
+    server.start("a")
+    world.wish("a", "stop")
+    assert server.step() == {"a": 0}
+    assert world.told.unborn == frozenset()
 
 
 def test_start_supersedes_a_stop_that_is_not_done(world: World) -> None:

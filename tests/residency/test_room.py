@@ -38,6 +38,24 @@ def test_room_is_over_if_more_stay_than_there_are_places() -> None:
     assert not room.is_over
 
 
+def test_model_takes_and_gives_its_places_together() -> None:
+    room = Room(7, {})
+    room.hold("a", Load(2, places=6))
+    assert (room.free_places, room.has_places(1), room.has_places(2)) == (1, True, False)
+    assert room.has_places(7, ["a"])
+    room.end("a")
+    assert room.free_places == 7
+    assert room.best(claim(room, 0, places=2), now=True) is None
+
+
+def test_places_of_replicas_that_are_ending_are_free_soon() -> None:
+    room = Room(7, {})
+    room.hold("a", Load(2, places=3, ending_places=3))
+    assert room.free_places == 4
+    assert room.best(claim(room, 0, places=2), now=True) is None
+    assert room.best(claim(room, 0, places=2), now=False) == {}
+
+
 def test_best_way_is_where_most_is_free() -> None:
     room = Room(9, TWO)
     assert room.best(claim(room, 5), now=True) == {"n": 5}

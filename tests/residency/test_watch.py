@@ -21,7 +21,10 @@ class Ray:
 
     def __init__(self, *actors: str) -> None:
         self.actors = [*actors]
-        self.totals: dict[str, float] = {"here": 1.0, "there": 2048.0}
+        self.resources: dict[str, dict[str, float]] = {
+            "here": {"memory": 1.0},
+            "there": {"CPU": 4.0, "memory": 2.0**31},
+        }
         self.life = "controller 1"
         self.began_at = 0.0
         self.node_looks = 0
@@ -34,9 +37,14 @@ class Ray:
             raise ConnectionError("no Ray")
         return self.actors
 
-    def nodes(self) -> tuple[str, Mapping[str, float]]:
+    def nodes(self) -> tuple[str, Mapping[str, Mapping[str, float]]]:
         self.node_looks += 1
-        return "here", dict(self.totals)
+        return "here", dict(self.resources)
+
+    def kill(self, name: str) -> None:
+        if name not in self.actors:
+            raise ValueError(f"no actor {name}")
+        self.actors.remove(name)
 
     def own_actor(self) -> tuple[str, float]:
         return self.life, self.began_at
@@ -62,7 +70,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def watching(board: Board, ray: Ray) -> Watch:
-    return Watch("app", board, ray.names, ray.nodes, ray.own_actor)
+    return Watch("app", board, ray.names, ray.nodes, ray.own_actor, ray.kill)
 
 
 def looked(watch: Watch) -> module.Seen:
@@ -82,7 +90,7 @@ def test_only_replicas_of_its_application_are_processes(board: Board) -> None:
         "SERVE_REPLICA::odd",
         "SERVE_CONTROLLER_ACTOR",
     )
-    assert looked(watching(board, ray)).processes == {"org--a"}
+    assert looked(watching(board, ray)).processes == {"org--a": 2}
 
 
 def test_look_is_as_old_as_its_begin(board: Board, clock: Clock) -> None:
@@ -121,7 +129,7 @@ def test_last_words_stay_until_they_are_heard(board: Board) -> None:
     watch = watching(board, Ray())
     assert looked(watch).reports == {"a": (words,)}
     assert looked(watch).reports == {"a": (words,)}
-    watch.publish(Table("controller 1"), [], [words], changing=False)
+    watch.publish(Table("controller 1"), [], [words], frozenset(), changing=False)
     watch.look()
     assert looked(watch).reports == {}
     assert board.reports() == ()
@@ -146,11 +154,13 @@ def test_nodes_are_looked_up_now_and_then_only(board: Board, clock: Clock) -> No
     ray = Ray()
     watch = watching(board, ray)
     watch.look()
-    ray.totals["new"] = 7.0
+    ray.resources["new"] = {"memory": 2.0**20, "object_store_memory": 2.0**20, "GPU": 1.0}
     clock.now += NODES_S
     assert "new" not in looked(watch).nodes
     clock.now += 0.01
-    assert looked(watch).nodes["new"] == 7
+    seen = looked(watch)
+    assert seen.nodes["new"] == 2
+    assert seen.resources["new"]["GPU"] == 1
     assert ray.node_looks == 2
 
 
@@ -167,7 +177,7 @@ def test_own_node_is_measured_and_not_believed(board: Board) -> None:
 
 
 def test_table_of_the_same_life_is_restored(board: Board) -> None:
-    table = Table("controller 1", 3, {"a": Row(replicas=1, last_used=7, peak_mb=5)})
+    table = Table("controller 1", 3, {"a": Row(replicas=1, last_used=7, peak_mb=5, deployment="a~1")})
     board.publish(encode(table))
     wish = board.wish("a", "stop")
     watch = watching(board, Ray())
@@ -219,7 +229,7 @@ def test_table_is_published_only_when_it_changed(board: Board, store: Memory) ->
     watch = watching(board, Ray())
     rows = {"a": Row(replicas=1)}
     for _ in range(3):
-        watch.publish(Table("controller 1", 3, rows), [], [], changing=False)
+        watch.publish(Table("controller 1", 3, rows), [], [], frozenset(), changing=False)
         watch.look()
     assert store.journal == ["put app/table"]
     rows["a"].replicas = 0
@@ -236,7 +246,9 @@ def test_answer_is_published_before_its_wish_is_taken_down(board: Board, store: 
     words = Report("a", "x1", "here", failure="why")
     board.report(words)
     store.journal.clear()
-    watch.publish(Table("controller 1", 3, {"a": Row(answers={wish.id: ""})}), [wish.id], [words], changing=False)
+    watch.publish(
+        Table("controller 1", 3, {"a": Row(answers={wish.id: ""})}), [wish.id], [words], frozenset(), changing=False
+    )
     watch.look()
     assert store.journal == ["put app/table", f"delete app/wish/{wish.id}", "delete app/report/a/x1"]
     watch.look()
@@ -247,7 +259,7 @@ def test_wish_stays_done_if_the_store_cannot_be_reached(board: Board, store: Mem
     watch = watching(board, Ray())
     watch.look()
     wish = board.wish("a", "start")
-    watch.publish(Table("controller 1", 3), [wish.id], [], changing=False)
+    watch.publish(Table("controller 1", 3), [wish.id], [], frozenset(), changing=False)
     store.fails = True
     with pytest.raises(ConnectionError):
         watch.look()
@@ -267,7 +279,7 @@ def test_watch_looks_again_and_again_once_it_is_started(board: Board) -> None:
     watch.start()
     ray.wait_for_looks(3)
     assert watch.seen
-    assert watch.seen.processes == {"a"}
+    assert watch.seen.processes == {"a": 1}
 
 
 def test_failed_look_is_logged_keeps_what_was_seen_and_the_next_one_counts(
@@ -280,12 +292,12 @@ def test_failed_look_is_logged_keeps_what_was_seen_and_the_next_one_counts(
     ray.fails = True
     ray.wait_for_looks(3)
     assert watch.seen
-    assert watch.seen.processes == {"a"}
+    assert watch.seen.processes == {"a": 1}
     assert log
     assert log[0].exc_info
     ray.actors, ray.fails = [], False
     ray.wait_for_looks(4)
-    assert watch.seen.processes == frozenset()
+    assert watch.seen.processes == {}
 
 
 def test_it_looks_at_once_and_often_while_something_changes(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +306,7 @@ def test_it_looks_at_once_and_often_while_something_changes(board: Board, monkey
     watch = watching(board, ray)
     watch.start()
     ray.wait_for_looks(1)
-    watch.publish(Table("controller 1"), [], [], changing=True)
+    watch.publish(Table("controller 1"), [], [], frozenset(), changing=True)
     ray.wait_for_looks(3)
 
 
@@ -308,3 +320,21 @@ def test_thread_ends_with_its_watch(board: Board) -> None:
     del watch
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
+
+
+def test_replicas_that_were_never_up_and_are_not_wanted_are_ended_and_no_others(board: Board) -> None:
+    ray = Ray("SERVE_REPLICA::app#a#1", "SERVE_REPLICA::app#a#2", "SERVE_REPLICA::app#b#3", "SERVE_REPLICA::other#a#4")
+    watch = watching(board, ray)
+    watch.publish(Table("controller 1"), [], [], frozenset({"a"}), changing=True)
+    watch.look()
+    assert ray.actors == ["SERVE_REPLICA::app#b#3", "SERVE_REPLICA::other#a#4"]
+
+
+def test_replica_that_is_gone_before_it_can_be_ended_stops_no_look(board: Board) -> None:
+    ray = Ray("SERVE_REPLICA::app#a#1")
+    names = [*ray.actors]
+    watch = Watch("app", board, lambda: names, ray.nodes, ray.own_actor, ray.kill)
+    watch.publish(Table("controller 1"), [], [], frozenset({"a"}), changing=True)
+    ray.actors.clear()
+    watch.look()
+    assert board.table() is not None

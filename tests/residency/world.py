@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -34,11 +35,15 @@ class Watch:
         self.done: list[str] = []
         self.heard: list[Report] = []
         self.changing = False
+        self.unborn: frozenset[str] = frozenset()
 
     def start(self) -> None:
         self.starts += 1
 
-    def publish(self, table: Table, done: list[str], heard: list[Report], *, changing: bool) -> None:
+    def publish(
+        self, table: Table, done: list[str], heard: list[Report], unborn: frozenset[str], *, changing: bool
+    ) -> None:
+        self.unborn = unborn
         self.table = decode(encode(table))
         self.done += done
         self.heard += heard
@@ -46,14 +51,16 @@ class Watch:
 
 
 class World:
-    """Clock, processes and board around a policy. Wishes stay on the board unless `take_down` is set."""
+    """Clock, processes and board around a policy. alive: processes, by deployment. resources: of nodes. Wishes stay
+    on the board unless `take_down` is set."""
 
     def __init__(self) -> None:
         self.now = NOW
-        self.alive: set[str] = set()
+        self.alive: Counter[str] = Counter()
         self.wishes: list[Wish] = []
         self.reports: list[Report] = []
         self.nodes: dict[str, float] = {}
+        self.resources: dict[str, dict[str, float]] = {}
         self.free: float | None = None
         self.restored = Table()
         self.looked = True
@@ -106,10 +113,11 @@ class World:
             reports[report.model] = (*reports.get(report.model, ()), report)
         self.told.seen = Seen(
             at=self.now,
-            processes=frozenset(self.alive),
+            processes=Counter(self.alive),
             wishes=tuple(self.wishes),
             reports=reports,
             nodes=dict(self.nodes),
+            resources=dict(self.resources),
             here=None if self.free is None else (HERE, Memory(self.nodes[HERE], self.free)),
         )
 
@@ -124,17 +132,21 @@ def context(
     metrics: Metrics | None = None,
     model: Mapping[str, Any] | None = None,
     sizes: Mapping[str, Any] | None = None,
+    placement: Mapping[str, Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> SimpleNamespace:
     """Serve's AutoscalingContext of a deployment. up: replicas that run, if not all. unfinished: for each replica the
-    points of its series. model, sizes: what differs from a plain model. kwargs: in place of both."""
+    points of its series. model, sizes: what differs from a plain model. placement: None is a model's only one. kwargs:
+    in place of all three."""
     series: dict[str, dict[Any, Any]] = {}
     if unfinished is not None:
         series[UNFINISHED] = {f"r{i}": [_point(value) for value in points] for i, points in enumerate(unfinished)}
     for metric, values in (metrics or {}).items():
         # Serve's keys are ReplicaIDs.
         series[metric] = {ReplicaId(replica): [_point(value)] for replica, value in values.items()}
-    own = {"model": {"idle_timeout_s": 60.0, **(model or {})}, "sizes": dict(sizes or {})}
+    own: dict[str, Any] = {"model": {"idle_timeout_s": 60.0, **(model or {})}, "sizes": dict(sizes or {})}
+    if placement is not None:
+        own["placement"] = dict(placement)
     return SimpleNamespace(
         app_name="app",
         deployment_name=name,
@@ -157,12 +169,18 @@ def _point(value: float) -> SimpleNamespace:
     return SimpleNamespace(timestamp=0.0, value=value)
 
 
+def placed(model: str, rank: int, *needs: Mapping[str, float]) -> dict[str, Any]:
+    """A deployment's placement, as `build` hands it over."""
+    return {"model": model, "rank": rank, "needs": [dict(bundle) for bundle in needs]}
+
+
 @dataclass
 class Deployment:
-    """One model on `Server`. metrics: what its replicas report, by metric and replica."""
+    """One model on `Server`, or one of its variants. metrics: what its replicas report, by metric and replica."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    placement: Mapping[str, Any] | None = None
     target: int = 0
     running: int = 0
     queued: float = 0
@@ -171,7 +189,7 @@ class Deployment:
 
 
 class Server:
-    """Serve, which does what the policy decides; tests say when processes come and go."""
+    """Serve, which does what the policy decides in its own way; tests say when processes come and go."""
 
     def __init__(self, world: World, policy: ResidencyPolicy, **models: Deployment) -> None:
         self.world = world
@@ -179,19 +197,20 @@ class Server:
         self.models = models
 
     def step(self, seconds: float = STEP_S) -> dict[str, int]:
-        """Lets time pass, and asks the policy once."""
+        """Lets time pass, and asks the policy once: its answer."""
         self.world.now += seconds
         decided = self.world.ask(self.policy, *(self._context(name) for name in self.models))
         for name, replicas in decided.items():
-            self.models[name].target = replicas
-            if replicas == 0:  # Serve counts no replica that is stopping, nor what it reports
-                self.models[name].running = 0
+            own = self.models[name]
+            own.target = _serves_target(own, replicas)
+            # Serve counts no replica that is stopping, nor what it reports.
+            own.running = min(own.running, own.target)
         return decided
 
     def start(self, name: str) -> None:
-        """The replica's process is there; it cannot answer yet."""
+        """The replicas' processes are there; they cannot answer yet."""
         assert self.models[name].target > 0
-        self.world.alive.add(name)
+        self.world.alive[name] = self.models[name].target
 
     def up(self, name: str) -> None:
         self.start(name)
@@ -200,9 +219,9 @@ class Server:
         self.step()
 
     def die(self, name: str) -> None:
-        """Its process is gone, for whatever reason."""
-        self.world.alive.discard(name)
-        self.world.reports = [r for r in self.world.reports if r.model != name or r.failure]
+        """Its processes are gone, for whatever reason."""
+        del self.world.alive[name]
+        self.world.reports = [r for r in self.world.reports if (r.deployment or r.model) != name or r.failure]
         self.models[name].running = 0
 
     def down(self, name: str) -> None:
@@ -215,7 +234,7 @@ class Server:
         own = self.models[name]
         metrics: dict[str, dict[str, float]] = {}
         if own.running:
-            metrics = {**own.metrics, UNFINISHED: {"r0": own.unfinished}}
+            metrics = {**own.metrics, UNFINISHED: {f"{name} r0": own.unfinished}}
         return context(
             name,
             replicas=own.target,
@@ -224,7 +243,16 @@ class Server:
             metrics=metrics,
             model=own.model,
             sizes=own.sizes,
+            placement=own.placement,
         )
+
+
+def _serves_target(own: Deployment, decided: int) -> int:
+    """What Serve makes of a decision: who is waited for without a replica gets one and is not ended, and nobody goes
+    from several replicas to none in one step."""
+    if own.running == 0 and own.queued > 0:
+        return max(1, own.target)
+    return max(1, decided) if own.target > 1 else decided
 
 
 def reserves(mb: float) -> dict[str, dict[str, float]]:
