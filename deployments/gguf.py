@@ -1,7 +1,8 @@
-"""Turns a Llama model in GGUF into a folder in Hugging Face layout that MLX loads.
+"""Turns a Llama model in GGUF into a folder in Hugging Face layout.
 
 mlx.core.load keeps Q4_0, Q4_1 and Q8_0 blocks as MLX's quantised weights, scales and biases (groups of 32
 numbers), so nothing is quantised twice; float16 and float32 stay as they are, other blocks arrive as float16.
+Only MLX loads such weights; in a plain folder all are float16, which every engine does.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class Metadata:
         return value
 
 
-def convert(gguf: Path, out: Path) -> None:
+def convert(gguf: Path, out: Path, *, plain: bool = False) -> None:
     """Writes config.json, generation_config.json, model.safetensors and the tokenizer's files into `out`.
 
+    plain: all weights as float16, none quantised.
     Raises ValueError, naming it, for what it cannot carry over.
     """
     weights, meta = read(gguf)
@@ -65,6 +67,9 @@ def convert(gguf: Path, out: Path) -> None:
     tensors = rename(weights, config["num_attention_heads"], config["num_key_value_heads"])
     if "model.embed_tokens.weight" not in tensors:
         raise ValueError("the GGUF file has no token_embd.weight")
+    if plain:
+        tensors = dequantize(tensors)
+        config["dtype"] = "float16"
 
     config["vocab_size"] = tensors["model.embed_tokens.weight"].shape[0]
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
@@ -72,7 +77,7 @@ def convert(gguf: Path, out: Path) -> None:
         config["quantization"] = quantization
 
     out.mkdir(parents=True, exist_ok=True)
-    mx.save_safetensors(str(out / "model.safetensors"), tensors, metadata={"format": "mlx"})
+    mx.save_safetensors(str(out / "model.safetensors"), tensors, metadata={"format": "pt" if plain else "mlx"})
     write_json(out / "config.json", config)
     write_json(out / "generation_config.json", token_ids(meta))
     tokenizer.save(str(out / "tokenizer.json"))
@@ -165,14 +170,34 @@ def undo_rope_permutation(rows: mx.array, heads: int) -> mx.array:
 
 def quantization_of(tensors: dict[str, mx.array]) -> dict[str, Any]:
     """MLX's `quantization` entry: the commonest width and the modules that differ; empty if there is none."""
-    modules = [key.removesuffix(".scales") for key in tensors if key.endswith(".scales")]
-    if not modules:
+    bits = bits_of(tensors)
+    if not bits:
         return {}
-    # A group of 32 numbers has one scale and, packed in 32-bit words, as many words as a number has bits.
-    bits = {m: tensors[f"{m}.weight"].shape[1] // tensors[f"{m}.scales"].shape[1] for m in modules}
     [(common, _)] = Counter(bits.values()).most_common(1)
     others = {m: {"group_size": GROUP_SIZE, "bits": width} for m, width in bits.items() if width != common}
     return {"group_size": GROUP_SIZE, "bits": common, **others}
+
+
+def bits_of(tensors: dict[str, mx.array]) -> dict[str, int]:
+    """The width of each quantised module's numbers."""
+    modules = [key.removesuffix(".scales") for key in tensors if key.endswith(".scales")]
+    # A group of 32 numbers has one scale and, packed in 32-bit words, as many words as a number has bits.
+    return {m: tensors[f"{m}.weight"].shape[1] // tensors[f"{m}.scales"].shape[1] for m in modules}
+
+
+def dequantize(tensors: dict[str, mx.array]) -> dict[str, mx.array]:
+    """The same weights as float16."""
+    bits = bits_of(tensors)
+    plain = {}
+    for key, value in tensors.items():
+        module, _, leaf = key.rpartition(".")
+        if leaf != "weight":
+            continue
+        if module in bits:
+            scales, biases = (tensors[f"{module}.{part}"].astype(mx.float32) for part in ("scales", "biases"))
+            value = mx.dequantize(value, scales, biases, group_size=GROUP_SIZE, bits=bits[module])
+        plain[key] = value.astype(mx.float16)
+    return plain
 
 
 def build_tokenizer(meta: Metadata) -> Tokenizer:

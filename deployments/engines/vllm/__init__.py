@@ -1,0 +1,1 @@
+"""vLLM as an engine: its own OpenAI app on its own engine."""
