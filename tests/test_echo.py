@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import math
+import os
+import struct
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,13 +19,19 @@ from starlette.types import Message, Scope
 from deployments import engines
 from deployments.engines import EngineSpec
 from deployments.engines.echo import EchoEngine
+from deployments.errors import ModelNotFound
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
 
 
 def engine(**args: Any) -> EchoEngine:
-    return EchoEngine(EngineSpec(("echo/one", "alias"), None, args))
+    return EchoEngine(EngineSpec(("echo/one", "alias"), None, args, max_adapters=2))
+
+
+def embedder(**args: Any) -> EchoEngine:
+    return EchoEngine(EngineSpec(("echo/one", "alias"), None, args, mode="embedding"))
 
 
 async def ask(path: str, body: Any, *, of: EchoEngine | None = None, method: str = "POST") -> httpx.Response:
@@ -55,7 +66,7 @@ async def test_chat_repeats_the_words_of_the_last_message() -> None:
     assert answer == {
         "object": "chat.completion",
         "model": "alias",
-        "system_fingerprint": "fp_echo",
+        "system_fingerprint": f"fp_echo_{os.getpid()}",
         "choices": [
             {
                 "index": 0,
@@ -112,7 +123,7 @@ async def test_chat_stream_has_the_role_first_the_reason_last_and_then_done() ->
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert {chunk["model"] for chunk in chunks} == {"alias"}
-    assert {chunk["system_fingerprint"] for chunk in chunks} == {"fp_echo"}
+    assert {chunk["system_fingerprint"] for chunk in chunks} == {f"fp_echo_{os.getpid()}"}
     choices = [chunk["choices"][0] for chunk in chunks]
     assert [choice["delta"] for choice in choices] == [
         {"role": "assistant", "content": ""},
@@ -185,6 +196,112 @@ async def test_unknown_route_and_wrong_method_have_openais_shape() -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (404, "route_not_found")
     response = await ask(CHAT, b"", method="GET")
     assert (response.status_code, response.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+# Embeddings ----------------------------------------------------------------------------------------------------------
+
+
+async def embed(given: Any, of: EchoEngine | None = None, **more: Any) -> dict[str, Any]:
+    response = await ask(EMBEDDINGS, {"model": "alias", "input": given, **more}, of=of or embedder())
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+async def test_same_text_has_the_same_vector_and_another_text_another() -> None:
+    answer = await embed(["one two", "three", "one two"])
+    assert answer["object"] == "list"
+    assert answer["model"] == "alias"
+    assert answer["usage"] == {"prompt_tokens": 5, "total_tokens": 5}
+    assert [(entry["object"], entry["index"]) for entry in answer["data"]] == [("embedding", i) for i in range(3)]
+    first, second, third = (entry["embedding"] for entry in answer["data"])
+    assert first == third != second
+    assert len(first) == 32
+    assert math.hypot(*first) == pytest.approx(1)
+
+
+async def test_vectors_come_in_base64_too() -> None:
+    plain = (await embed("one"))["data"][0]["embedding"]
+    packed = base64.b64decode((await embed("one", encoding_format="base64"))["data"][0]["embedding"])
+    assert struct.unpack("<32f", packed) == pytest.approx(plain)
+
+
+async def test_vector_is_as_long_as_the_request_or_the_arguments_say() -> None:
+    short = (await embed([1, 2, 3], dimensions=5))["data"][0]["embedding"]
+    assert len(short) == 5
+    assert math.hypot(*short) == pytest.approx(1)
+    answer = await embed([[1, 2, 3], [4]], embedder(dimensions=8))
+    assert [len(entry["embedding"]) for entry in answer["data"]] == [8, 8]
+    assert answer["usage"]["prompt_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": None}, "input"),
+        ({"input": ""}, "input"),
+        ({"input": []}, "input"),
+        ({"input": ["a", 1]}, "input"),
+        ({"input": [True]}, "input"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": 33}, "dimensions"),
+        ({"dimensions": True}, "dimensions"),
+        ({"model": "other"}, "model"),
+        ({"model": [1]}, "model"),
+    ],
+)
+async def test_bad_embedding_request_names_the_field(fields: dict[str, Any], param: str) -> None:
+    response = await ask(EMBEDDINGS, {"model": "alias", "input": "a", **fields}, of=embedder())
+    assert response.status_code == (404 if param == "model" else 400)
+    assert response.json()["error"]["param"] == param
+
+
+async def test_embedding_model_does_not_generate() -> None:
+    assert (await ask(CHAT, chat(), of=embedder())).status_code == 404
+
+
+# Adapters ------------------------------------------------------------------------------------------------------------
+
+
+async def test_adapter_marks_its_words_and_answers_under_its_name(tmp_path: Path) -> None:
+    echo = engine(tokens=3)
+    await echo.load_adapter("poet", tmp_path)
+    answer = (await ask(CHAT, chat(model="poet"), of=echo)).json()
+    assert answer["model"] == "poet"
+    assert answer["choices"][0]["message"]["content"] == "poet:one poet:two poet:one "
+    assert (await ask(CHAT, chat(), of=echo)).json()["choices"][0]["message"]["content"] == "one two one "
+    await echo.unload_adapter("poet")
+    gone = await ask(CHAT, chat(model="poet"), of=echo)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_adapter_is_not_served_before_it_is_loaded(tmp_path: Path) -> None:
+    echo = engine(adapter_seconds=3600)
+    loading = asyncio.create_task(echo.load_adapter("poet", tmp_path))
+    await asyncio.sleep(0.05)
+    assert (await ask(CHAT, chat(model="poet"), of=echo)).status_code == 404
+    with pytest.raises(ModelNotFound):
+        await echo.unload_adapter("poet")
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    with pytest.raises(ValueError, match="is no folder"):
+        await echo.load_adapter("poet", tmp_path / "gone")
+
+
+async def test_adapters_need_a_free_name_and_room(tmp_path: Path) -> None:
+    echo = engine()
+    with pytest.raises(ValueError, match="'alias' is taken"):
+        await echo.load_adapter("alias", tmp_path)
+    await echo.load_adapter("a", tmp_path)
+    with pytest.raises(ValueError, match="'a' is taken"):
+        await echo.load_adapter("a", tmp_path)
+    await echo.load_adapter("b", tmp_path)
+    with pytest.raises(ValueError, match="at most 2 adapters"):
+        await echo.load_adapter("c", tmp_path)
+    with pytest.raises(ModelNotFound):
+        await echo.unload_adapter("c")
 
 
 # The life of the engine ----------------------------------------------------------------------------------------------
@@ -271,11 +388,13 @@ async def test_engine_is_found_by_its_name() -> None:
     await made.start()
     await made.check_health()
     await made.stop()
-    with pytest.raises(ValueError, match="'vllm'"):
-        engines.create("vllm", EngineSpec(("a",)))
+    with pytest.raises(ValueError, match="'none'"):
+        engines.create("none", EngineSpec(("a",)))
 
 
-@pytest.mark.parametrize("args", [{"tokens": 0}, {"interval_ms": -1}, {"load_seconds": -1}, {"colour": "red"}])
+@pytest.mark.parametrize(
+    "args", [{"tokens": 0}, {"interval_ms": -1}, {"load_seconds": -1}, {"adapter_seconds": -1}, {"colour": "red"}]
+)
 def test_bad_arguments_are_refused(args: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         engine(**args)

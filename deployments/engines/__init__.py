@@ -22,11 +22,18 @@ class EngineSpec:
         the answer untouched.
     folder: the model in Hugging Face layout (`config.json`, weights, tokenizer); None for an engine without weights.
     args: the configuration's `engine_args`.
+    mode: what it answers; `chat` and `completion` generate, `embedding` and `rerank` judge whole texts,
+        `transcription` listens.
+    device: `cpu` or `gpu` where the placement says so.
+    max_adapters: LoRA adapters that are loaded at the same time, at most; 0 for a model without any.
     """
 
     names: tuple[str, ...]
     folder: Path | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
+    mode: str = "chat"
+    device: str | None = None
+    max_adapters: int = 0
 
 
 class Engine(Protocol):
@@ -49,6 +56,16 @@ class Engine(Protocol):
         Raises: any exception; its text is what the operator reads as the reason.
         """
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """From here on requests may name the adapter as their `model`. folder: `adapter_config.json` and weights, as
+        PEFT writes them.
+
+        Raises: any exception; its text is what the client reads as the reason.
+        """
+
+    async def unload_adapter(self, name: str) -> None:
+        """No request names it any more. Gives its memory back."""
+
     async def check_health(self) -> None:
         """Raises EngineFailed if the engine cannot answer any more. Must return at once."""
 
@@ -57,11 +74,15 @@ class Engine(Protocol):
 
 
 def create(engine: str, spec: EngineSpec) -> Engine:
-    """The engine of that name ("mlx", "echo"), not yet started."""
+    """The engine of that name ("mlx", "vllm", "echo"), not yet started."""
     if engine == "mlx":
-        from deployments.engines.mlx import MLXEngine
+        from deployments.engines import mlx
 
-        return MLXEngine(spec)
+        return mlx.create(spec)
+    if engine == "vllm":
+        from deployments.engines.vllm.engine import VLLMEngine
+
+        return VLLMEngine(spec)
     if engine == "echo":
         from deployments.engines.echo import EchoEngine
 

@@ -1,6 +1,7 @@
 """An engine without weights: it repeats the prompt's words at a set pace.
 
-For benchmarks, tests and dry runs of a configuration. One word is one token.
+For benchmarks, tests and dry runs of a configuration. One word is one token. An adapter puts its name before each word,
+`name:word`; its folder must exist, and nothing in it is read.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -22,6 +25,7 @@ from starlette.types import ASGIApp
 
 from deployments.engines import EngineSpec
 from deployments.engines.echo_args import EchoArgs
+from deployments.engines.echo_embeddings import embeddings
 from deployments.errors import ApiError, InvalidRequest, MethodNotAllowed, ModelNotFound, RouteNotFound
 
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -31,11 +35,15 @@ class EchoEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self._names = spec.names
         self._args = EchoArgs.model_validate(dict(spec.args))
+        self._max_adapters = spec.max_adapters
+        self._adapters: dict[str, bool] = {}  # whether it is loaded: false while it is loading
         self.running = 0  # answers being written
         routes = [
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/completions", self._completions, methods=["POST"]),
         ]
+        if spec.mode == "embedding":
+            routes = [Route("/v1/embeddings", self._embeddings, methods=["POST"])]
         handlers: Any = {ApiError: _api_error, HTTPException: _http_exception}
         self._app = Starlette(routes=routes, exception_handlers=handlers)
 
@@ -52,6 +60,28 @@ class EchoEngine:
 
     async def start(self) -> None:
         await asyncio.sleep(self._args.load_seconds)
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Raises: ValueError."""
+        if name in self._names or name in self._adapters:
+            raise ValueError(f"The name '{name}' is taken.")
+        if len(self._adapters) >= self._max_adapters:
+            raise ValueError(f"This model holds at most {self._max_adapters} adapters at a time.")
+        self._adapters[name] = False
+        try:
+            if not await asyncio.to_thread(folder.is_dir):
+                raise ValueError(f"{folder} is no folder.")
+            await asyncio.sleep(self._args.adapter_seconds)
+        except BaseException:
+            del self._adapters[name]
+            raise
+        self._adapters[name] = True
+
+    async def unload_adapter(self, name: str) -> None:
+        """Raises: ModelNotFound."""
+        if not self._adapters.get(name):
+            raise ModelNotFound(f"No adapter named '{name}' is loaded.")
+        del self._adapters[name]
 
     async def check_health(self) -> None:
         pass
@@ -76,11 +106,26 @@ class EchoEngine:
             raise InvalidRequest("'prompt' must be a string.", param="prompt")
         return await self._answer(request, body, prompt, chat=False)
 
+    async def _embeddings(self, request: Request) -> Response:
+        body = await _json(request)
+        return JSONResponse(embeddings(body, self._args.dimensions, salt=self._mark(body)))
+
+    def _mark(self, body: dict[str, Any]) -> str:
+        """What the adapter that the request names puts before a word; nothing for the model itself.
+
+        Raises: ModelNotFound.
+        """
+        name = body.get("model")
+        if name in self._names:
+            return ""
+        if not isinstance(name, str) or not self._adapters.get(name):
+            raise ModelNotFound(f"The model {name!r} is not served here.", param="model")
+        return f"{name}:"
+
     async def _answer(self, request: Request, body: dict[str, Any], prompt: str, *, chat: bool) -> Response:
-        if body.get("model") not in self._names:
-            raise ModelNotFound(f"The model {body.get('model')!r} is not served here.", param="model")
+        mark = self._mark(body)
         count = self._count(body)
-        answer = _Answer(body["model"], prompt, count, chat=chat)
+        answer = _Answer(body["model"], prompt, count, mark, chat=chat)
         if not body.get("stream"):
             words = [word async for word in self._paced(answer.words(), request)]
             return JSONResponse(answer.whole("".join(words)))
@@ -123,8 +168,9 @@ class EchoEngine:
 class _Answer:
     """One answer in OpenAI's shapes."""
 
-    def __init__(self, model: str, prompt: str, count: int, *, chat: bool) -> None:
+    def __init__(self, model: str, prompt: str, count: int, mark: str, *, chat: bool) -> None:
         self._chat = chat
+        self._mark = mark
         self._prompt_words = prompt.split() or ["…"]
         self._count = count
         kind = "chat.completion" if chat else "text_completion"
@@ -133,11 +179,11 @@ class _Answer:
             "object": kind,
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": "fp_echo",
+            "system_fingerprint": f"fp_echo_{os.getpid()}",
         }
 
     def words(self) -> Iterator[str]:
-        return (f"{word} " for word in itertools.islice(itertools.cycle(self._prompt_words), self._count))
+        return (f"{self._mark}{word} " for word in itertools.islice(itertools.cycle(self._prompt_words), self._count))
 
     @property
     def usage(self) -> dict[str, int]:

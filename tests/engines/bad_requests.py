@@ -16,6 +16,10 @@ def completion(**fields: Any) -> dict[str, Any]:
     return {"model": "smol", "prompt": "hi", **fields}
 
 
+def embedding(**fields: Any) -> dict[str, Any]:
+    return {"model": "mini", "input": "hi", **fields}
+
+
 def without(body: dict[str, Any], field: str) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != field}
 
@@ -164,4 +168,34 @@ NEEDS_MODEL: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", completion(prompt=[-1]), "prompt"),
     ("/v1/completions", completion(prompt=["a"] * 65, n=2), "prompt"),
     ("/v1/completions", completion(prompt="a " * 9000), "prompt"),
+]
+
+EMBEDDING: list[tuple[dict[str, Any], str]] = [
+    (without(embedding(), "model"), "model"),
+    (without(embedding(), "input"), "input"),
+    (embedding(model=3), "model"),
+    (embedding(input=None), "input"),
+    (embedding(input=3), "input"),
+    (embedding(input=[]), "input"),
+    (embedding(input=[[]]), "input"),
+    (embedding(input=["a", 1]), "input"),
+    (embedding(input=[True]), "input"),
+    (embedding(input={"text": "a"}), "input"),
+    (embedding(encoding_format="hex"), "encoding_format"),
+    (embedding(dimensions=0), "dimensions"),
+    (embedding(dimensions="8"), "dimensions"),
+    (embedding(user=3), "user"),
+    (embedding(prompt="hi"), "prompt"),
+    (embedding(stream=True), "stream"),
+]
+
+EMBEDDING_NEEDS_MODEL: list[tuple[dict[str, Any], str]] = [
+    (embedding(input=""), "input"),
+    (embedding(input=["a", ""]), "input[1]"),
+    (embedding(input=["a"] * 2049), "input"),
+    (embedding(input=[1, 30522]), "input"),
+    (embedding(input=[[1], [-1]]), "input[1]"),
+    (embedding(input="a " * 300), "input"),
+    (embedding(input=["a", "a " * 300]), "input[1]"),
+    (embedding(dimensions=8), "dimensions"),
 ]

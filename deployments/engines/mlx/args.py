@@ -17,6 +17,8 @@ class MLXArgs(BaseModel):
     context_length: default is the model's `max_position_embeddings`.
     max_tokens: answer length when the request sets none; default is until the context is full.
     temperature, top_p, top_k, min_p: used where a request sets none.
+    Embedding models heed only prefill_step_size (tokens of the texts that are run together, padding included),
+    context_length and trust_remote_code.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

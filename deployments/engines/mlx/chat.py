@@ -20,7 +20,7 @@ from deployments.errors import InvalidRequest
 
 async def plan(request: ChatRequest, model: Model) -> Plan:
     """Raises: InvalidRequest, ModelNotFound."""
-    model.check_name(request.model)
+    generator = model.find(request.model)
     if not model.generator.tokenizer.has_chat_template:
         raise InvalidRequest("This model has no chat template: use /v1/completions.", param="messages")
     forced = tools.forced(request)
@@ -46,6 +46,7 @@ async def plan(request: ChatRequest, model: Model) -> Plan:
         )
 
     return Plan(
+        generator=generator,
         frame=Frame(request.model, model.fingerprint, "chatcmpl"),
         shape=ChatShape(logprobs=bool(request.logprobs)),
         jobs=jobs,

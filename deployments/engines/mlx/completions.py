@@ -22,7 +22,7 @@ MAX_CHOICES = 128
 
 async def plan(request: CompletionRequest, model: Model) -> Plan:
     """Raises: InvalidRequest, ModelNotFound."""
-    model.check_name(request.model)
+    generator = model.find(request.model)
     prompts, n = request.prompts, request.n or 1
     if len(prompts) * n > MAX_CHOICES:
         raise InvalidRequest(f"{len(prompts)} prompts with n={n} are more than {MAX_CHOICES} choices.", param="prompt")
@@ -41,6 +41,7 @@ async def plan(request: CompletionRequest, model: Model) -> Plan:
         return Choice(PlainSegmenter(), StopMatcher(request.stop or []))
 
     return Plan(
+        generator=generator,
         frame=Frame(request.model, model.fingerprint, "cmpl"),
         shape=CompletionShape(echo=echo, logprobs=request.logprobs),
         jobs=jobs,

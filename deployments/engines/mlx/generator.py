@@ -23,10 +23,14 @@ import mlx.core as mx
 from mlx_lm import server
 from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
 
+from deployments.engines.mlx import metal
+from deployments.engines.mlx.adapter_files import read
 from deployments.engines.mlx.args import MLXArgs
 from deployments.engines.mlx.detokenizer import SafeDetokenizer
 from deployments.engines.mlx.jobs import Chat, Job, Started, Token
+from deployments.engines.mlx.lora import adapted
 from deployments.engines.mlx.sampling import Guard, make_processors, make_sampler
+from deployments.engines.mlx.streams import lent_stream
 from deployments.errors import ApiError, EngineFailed, InternalError, InvalidRequest
 
 log = logging.getLogger("ray.serve.llm_manager")
@@ -67,6 +71,32 @@ class _PromptCache(LRUPromptCache):  # type: ignore[misc]  # mlx-lm has no types
             trim_prompt_cache(cache, 1)
             return cache, tokens[-1:]
         return None, tokens
+
+
+class _Provider(server.ModelProvider):  # type: ignore[misc]  # mlx-lm has no types
+    def _load(self, *key: Any) -> None:
+        super()._load(*key)
+        mx.eval(self.model)  # also what is no parameter, such as frequencies: other threads will use it
+        self.tokenizer._detokenizer = SafeDetokenizer(self.tokenizer._detokenizer)
+
+
+class _AdapterProvider(server.ModelProvider):  # type: ignore[misc]  # mlx-lm has no types
+    """Instead of mlx-lm's own way to load an adapter, which reads the base weights once more."""
+
+    def __init__(self, base: server.ModelProvider, folder: Path) -> None:
+        super().__init__(base.cli_args)
+        self._base = base
+        self._folder = folder
+
+    def _load(self, *key: Any) -> None:
+        model = self._base.model
+        if model is None:
+            raise EngineFailed("The model is being stopped.")
+        self.model = adapted(model, read(self._folder))
+        self.tokenizer = self._base.tokenizer
+        self.processor = self._base.processor
+        self.is_batchable = self._base.is_batchable
+        self.model_key = key
 
 
 class _Generation:
@@ -142,7 +172,7 @@ class Submission:
 class Generator(server.ResponseGenerator):  # type: ignore[misc]  # mlx-lm has no types
     """A loaded model and its thread. live: sequences that mlx-lm works on, cancelled ones included."""
 
-    def __init__(self, folder: Path, args: MLXArgs, context_length: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, provider: server.ModelProvider, context_length: int, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the thread, which loads the model: await `loaded` for the outcome."""
         self.context_length = context_length
         self.live: set[_Generation] = set()
@@ -150,7 +180,16 @@ class Generator(server.ResponseGenerator):  # type: ignore[misc]  # mlx-lm has n
         self.stopping = False
         self._loop = loop
         self._ended = False
-        super().__init__(server.ModelProvider(_cli_args(folder, args)), _PromptCache(args.prompt_cache_size))
+        super().__init__(provider, _PromptCache(provider.cli_args.prompt_cache_size))
+
+    @classmethod
+    def of_folder(cls, folder: Path, args: MLXArgs, context_length: int, loop: asyncio.AbstractEventLoop) -> Generator:
+        return cls(_Provider(_cli_args(folder, args)), context_length, loop)
+
+    def with_adapter(self, folder: Path) -> Generator:
+        """A generator over the same weights, with a thread, a batch and a prompt cache of its own. Its `loaded` raises
+        ValueError, with what is wrong with the adapter."""
+        return Generator(_AdapterProvider(self.model_provider, folder), self.context_length, self._loop)
 
     @property
     def running(self) -> int:
@@ -158,10 +197,7 @@ class Generator(server.ResponseGenerator):  # type: ignore[misc]  # mlx-lm has n
 
     @property
     def device_mb(self) -> float:
-        """Metal's buffers; without Metal they are the process's own memory."""
-        if not mx.metal.is_available():
-            return 0
-        return float(mx.get_active_memory() + mx.get_cache_memory()) / 2**20
+        return metal.device_mb()
 
     @property
     def tokenizer(self) -> Any:
@@ -219,10 +255,10 @@ class Generator(server.ResponseGenerator):  # type: ignore[misc]  # mlx-lm has n
     def _run_generate(self) -> None:
         failure: BaseException | None = None
         try:
-            self.model_provider.load_default()
-            self.tokenizer._detokenizer = SafeDetokenizer(self.tokenizer._detokenizer)
-            self.call_soon(self._set_loaded, None)
-            self._generate()
+            with lent_stream():
+                self.model_provider.load_default()
+                self.call_soon(self._set_loaded, None)
+                self._generate()
         except BaseException as error:
             log.exception("The generation thread ended")
             failure = error

@@ -1,4 +1,4 @@
-"""The two requests, as OpenAI defines them. What this engine cannot do is refused, never ignored."""
+"""The requests, as OpenAI defines them. What this engine cannot do is refused, never ignored."""
 
 from __future__ import annotations
 
@@ -196,8 +196,16 @@ def _is_tokens(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
 
 
+Prompts = Annotated[Any, AfterValidator(_prompt_kind)]
+"""Text, tokens, or a list of either."""
+
+
+def as_list(prompts: Any) -> list[str | list[int]]:
+    return [prompts] if isinstance(prompts, str) or isinstance(prompts[0], int) else list(prompts)
+
+
 class CompletionRequest(_Request):
-    prompt: Annotated[Any, AfterValidator(_prompt_kind)]
+    prompt: Prompts
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=20)] | None = None
@@ -213,6 +221,18 @@ class CompletionRequest(_Request):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return list(self.prompt)
+        return as_list(self.prompt)
+
+
+class EmbeddingRequest(Strict):
+    model: str
+    input: Prompts
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+    # Without effect on the answer.
+    user: str | None = None
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        return as_list(self.input)

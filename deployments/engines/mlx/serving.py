@@ -18,6 +18,7 @@ class Plan:
     """One answer to write. per_prompt: jobs that share a prompt, side by side.
     spelling: the vocabulary, where log probabilities were asked for."""
 
+    generator: Generator
     frame: Frame
     shape: ChatShape | CompletionShape
     jobs: Sequence[Job]
@@ -28,21 +29,21 @@ class Plan:
     include_usage: bool
 
 
-async def whole(plan: Plan, generator: Generator) -> dict[str, Any]:
+async def whole(plan: Plan) -> dict[str, Any]:
     usage = Usage()
     deltas: list[list[Delta]] = [[] for _ in plan.jobs]
-    async for index, delta in _deltas(plan, generator, usage):
+    async for index, delta in _deltas(plan, usage):
         deltas[index].append(delta)
     choices = [plan.shape.choice(index, delta) for index, delta in enumerate(deltas)]
     return {**plan.frame.wrap(plan.shape.kind, choices), "usage": usage.body()}
 
 
-async def events(plan: Plan, generator: Generator) -> AsyncIterator[bytes]:
+async def events(plan: Plan) -> AsyncIterator[bytes]:
     """The first comes with the first token: until then a failure is still an answer of its own."""
     usage = Usage()
     kind, extra = plan.shape.chunk_kind, {"usage": None} if plan.include_usage else {}
     begun: set[int] = set()
-    async for index, delta in _deltas(plan, generator, usage):
+    async for index, delta in _deltas(plan, usage):
         chunks = plan.shape.chunks(index, delta)
         if index not in begun:
             begun.add(index)
@@ -54,9 +55,9 @@ async def events(plan: Plan, generator: Generator) -> AsyncIterator[bytes]:
     yield DONE
 
 
-async def _deltas(plan: Plan, generator: Generator, usage: Usage) -> AsyncIterator[tuple[int, Delta]]:
+async def _deltas(plan: Plan, usage: Usage) -> AsyncIterator[tuple[int, Delta]]:
     choices: dict[int, Choice] = {}
-    submission = generator.submit(plan.jobs)
+    submission = plan.generator.submit(plan.jobs)
     try:
         async for index, item in submission:
             if isinstance(item, Started):
