@@ -4,6 +4,7 @@ ApiError                     status  type                    code
 ├── InvalidRequest           400     invalid_request_error   (given)
 ├── ModelNotFound            404     not_found_error         model_not_found
 ├── RouteNotFound            404     not_found_error         route_not_found
+├── ResponseNotFound         404     not_found_error         response_not_found
 ├── MethodNotAllowed         405     invalid_request_error   method_not_allowed
 ├── TooSlow                  408     invalid_request_error   request_timeout
 ├── TooLarge                 413     invalid_request_error   request_too_large
@@ -82,6 +83,14 @@ class RouteNotFound(ApiError):
     status = 404
     type = "not_found_error"
     default_code = "route_not_found"
+
+
+class ResponseNotFound(ApiError):
+    """Of `/v1/responses`: unknown, or held by a replica that is gone."""
+
+    status = 404
+    type = "not_found_error"
+    default_code = "response_not_found"
 
 
 class MethodNotAllowed(ApiError):

@@ -14,9 +14,12 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.errors import ApiError, error_body
+from deployments.errors import ApiError, RouteNotFound, error_body
+from deployments.shelf import Shelf
 
 SECRET_HEADER = b"x-replica-secret"
+MEMBER_HEADER = b"x-replica-member"
+"""Which of the models inside the replica is asked; none: its own."""
 KEEP_ALIVE_HEADER = b"x-keep-alive"
 """Seconds that the model is to stay after this request; negative is for ever."""
 
@@ -24,14 +27,25 @@ _STOP_S = 1.0
 
 
 class Guard:
-    """ASGI in front of an engine's app: checks the secret, and counts the requests that are not finished.
+    """ASGI in front of an engine's app: checks the secret, finds the member that is asked, and counts the requests that
+    are not finished.
 
     keep_alive_s: what the last request that said so wanted, at the clock keep_alive_at; 0 if none did.
     """
 
-    def __init__(self, app: ASGIApp, check_health: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp | None,
+        check_health: Callable[[], Awaitable[None]],
+        members: Shelf | None = None,
+        min_keep_alive_s: float = 0,
+    ) -> None:
+        """app: None for a replica that has only members. min_keep_alive_s: how long the replica stays whatever a
+        request to one of its members says."""
         self._app = app
         self._check_health = check_health
+        self._members = members
+        self._min_keep_alive_s = min_keep_alive_s
         self.secret = secrets.token_urlsafe(32)
         self.unfinished = 0
         self.keep_alive_s = self.keep_alive_at = 0.0
@@ -44,20 +58,40 @@ class Guard:
             body = error_body("Only the ingress may ask a replica.", "authentication_error")
             await JSONResponse(body, 401)(scope, receive, send)
             return
+        member = headers[MEMBER_HEADER].decode() if MEMBER_HEADER in headers else None
         if keep_alive := headers.get(KEEP_ALIVE_HEADER):
-            self.keep_alive_s, self.keep_alive_at = float(keep_alive), time.time()
-            passed_on = [header for header in scope["headers"] if header[0] != KEEP_ALIVE_HEADER]
-            scope = {**scope, "headers": passed_on}  # it is no word to the engine
+            self._keep_alive(member, float(keep_alive))
+        passed_on = [h for h in scope["headers"] if h[0] not in _NO_WORD_TO_THE_ENGINE]
+        scope = {**scope, "headers": passed_on}
         self.unfinished += 1
         try:
-            try:
-                await self._check_health()
-            except ApiError as error:
-                await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
-            else:
-                await self._app(scope, receive, send)
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    app = await self._find(member, stack)
+                except ApiError as error:
+                    await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
+                else:
+                    await app(scope, receive, send)
         finally:
             self.unfinished -= 1
+
+    async def _find(self, member: str | None, stack: contextlib.AsyncExitStack) -> ASGIApp:
+        await self._check_health()
+        if member is not None and self._members is not None:
+            return await stack.enter_async_context(self._members.use(member))
+        if self._app is None:
+            raise RouteNotFound("No model was named.")
+        return self._app
+
+    def _keep_alive(self, member: str | None, seconds: float) -> None:
+        if member is not None and self._members is not None:
+            self._members.keep(member, seconds)
+        if seconds >= 0:
+            seconds = max(seconds, self._min_keep_alive_s)
+        self.keep_alive_s, self.keep_alive_at = seconds, time.time()
+
+
+_NO_WORD_TO_THE_ENGINE = frozenset({SECRET_HEADER, MEMBER_HEADER, KEEP_ALIVE_HEADER})
 
 
 class Server:

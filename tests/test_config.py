@@ -14,7 +14,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from deployments.config import RESERVED_NAMES, ConfigError, ModelConfig, Settings, parse
+from deployments import config
+from deployments.config import RESERVED_NAMES, ConfigError, ModelConfig, Placement, PoolConfig, Settings, parse
 from deployments.engines.echo_args import EchoArgs
 from deployments.residency import ResidencyPolicy
 
@@ -137,8 +138,8 @@ def test_name_that_leads_to_two_models_is_refused(models: list[dict[str, Any]], 
     [
         pytest.param({"engine": "echo"}, "models[0].name", id="no name"),
         pytest.param(echo("a", colour="red"), "models[0].colour", id="unknown key"),
-        pytest.param(echo("a", engine="vllm"), "models[0].engine", id="unknown engine"),
-        pytest.param(echo("a", mode="embedding"), "models[0].mode", id="unknown mode"),
+        pytest.param(echo("a", engine="tgi"), "models[0].engine", id="unknown engine"),
+        pytest.param(echo("a", mode="poetry"), "models[0].mode", id="unknown mode"),
         pytest.param(echo("a", idle_timeout_s=-1), "models[0].idle_timeout_s", id="negative time"),
         pytest.param(echo("a", idle_timeout_s=float("inf")), "models[0].idle_timeout_s", id="endless time"),
         pytest.param(echo("a", idle_timeout_s=float("nan")), "models[0].idle_timeout_s", id="no number"),
@@ -148,6 +149,43 @@ def test_name_that_leads_to_two_models_is_refused(models: list[dict[str, Any]], 
         pytest.param(echo("a", min_replicas=3, max_replicas=2), "models[0].min_replicas", id="min above max"),
         pytest.param(echo("a", target_ongoing_requests=0), "models[0].target_ongoing_requests", id="no requests"),
         pytest.param(echo("a", source="owner/name"), "models[0].source", id="echo with a source"),
+        pytest.param(
+            echo("a", placements=[{"gpus": 1}]), "models[0].placements[0].gpus", id="unknown key of a placement"
+        ),
+        pytest.param(
+            echo("a", placements=[{}, {"engine": "mlx"}]), "models[0].source", id="source that only one placement needs"
+        ),
+        pytest.param(
+            echo("a", placements=[{"engine": "mlx", "source": "no such"}]),
+            "models[0].placements[0].source",
+            id="source of a placement that cannot be",
+        ),
+        pytest.param(
+            echo("a", placements=[{"engine_args": {"pace": 1}}]),
+            "models[0].placements[0].engine_args.pace",
+            id="bad engine argument of a placement",
+        ),
+        pytest.param(
+            echo("a", placements=[{"device": "cpu", "num_gpus": 1}]),
+            "models[0].placements[0].num_gpus",
+            id="GPUs on the CPU",
+        ),
+        pytest.param(echo("a", mode="rerank"), "models[0].mode", id="mode that the engine does not serve"),
+        pytest.param(
+            {"name": "a", "engine": "mlx", "source": "o/a", "adapters": [{"name": "b", "path": "no such folder"}]},
+            "models[0].adapters[0].path",
+            id="adapter that cannot be",
+        ),
+        pytest.param(
+            echo("a", adapters=[{"name": "a", "path": "o/b"}]),
+            "models[0].adapters[0].name",
+            id="adapter with its base's name",
+        ),
+        pytest.param(echo("a", affinity="prefix"), "models[0].affinity", id="unknown affinity"),
+        pytest.param(echo("a", pool="p", max_replicas=2), "models[0].max_replicas", id="replicas of a model in a pool"),
+        pytest.param(
+            {"name": "a", "engine": "vllm", "source": "o/a", "pool": "p"}, "models[0].pool", id="engine without pools"
+        ),
         pytest.param({"name": "a"}, "models[0].source", id="no source"),
         pytest.param({"name": "a", "source": "no such folder"}, "models[0].source", id="source that cannot be"),
         pytest.param(echo("a", engine_args={"tokens": 0}), "models[0].engine_args.tokens", id="bad engine argument"),
@@ -200,6 +238,49 @@ def test_mistake_in_the_only_model_is_told_once() -> None:
 # serve_config.yaml ---------------------------------------------------------------------------------------------------
 
 FILE = Path(__file__).parents[1] / "serve_config.yaml"
+
+
+def test_mistakes_of_pools_carry_their_paths() -> None:
+    pools = [{"name": "p"}, {"name": "p"}, {"name": "q", "placement": {"engine": "mlx"}}]
+    models = [echo("a", pool="p"), {"name": "b", "engine": "mlx", "source": "o/b", "pool": "p"}, echo("pool--p")]
+    with pytest.raises(ConfigError) as caught:
+        parse({"models": models, "pools": pools})
+    assert str(caught.value).splitlines() == [
+        "models[2].name: 'pool--p' is already a name of a pool",
+        "pools[1].name: 'p' is already a pool's name",
+        "pools[2].name: no model has pool: q",
+        "pools[2].placement: engine, source, engine_args and device are the models' own",
+        "pools: the models of 'p' have several engines: echo, mlx",
+    ]
+
+
+def test_pool_that_nobody_describes_has_the_defaults() -> None:
+    settings = parse(
+        {"models": [echo("a", pool="p"), echo("b", pool="q"), echo("c", pool="p")], "pools": [{"name": "q"}]}
+    )
+    assert [pool.name for pool in settings.all_pools] == ["q", "p"]
+    assert settings.all_pools[1] == PoolConfig(name="p")
+
+
+def test_each_placement_is_a_variant_with_what_it_says_before_what_the_model_says() -> None:
+    model = ModelConfig(
+        name="org/m",
+        engine="mlx",
+        source="o/m",
+        engine_args={"max_tokens": 7},
+        placements=(Placement(engine="vllm", source="o/m-full", engine_args={}, num_gpus=1), Placement()),
+    )
+    told = [(v.deployment_name, v.engine, v.source, v.engine_args) for v in model.variants]
+    assert told == [("org--m", "vllm", "o/m-full", {}), ("org--m~1", "mlx", "o/m", {"max_tokens": 7})]
+
+
+def test_auto_is_vllm_on_a_gpu_where_its_cuda_build_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelConfig(name="m", source="o/m")
+    assert (model.engine_name, model.variants[0].placement.num_gpus) == ("mlx", None)
+    monkeypatch.setattr(config, "auto_engine", lambda: "vllm")
+    assert (model.engine_name, model.variants[0].placement.num_gpus) == ("vllm", 1)
+
+
 EXAMPLES = {"name", "aliases", "source", "auto_start", "engine_args"}
 """Keys whose value in the file is an example and not the default."""
 FIELDS = [

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import sys
 import time
-from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import RETRY_HEADER, EngineFailed
-from deployments.server import KEEP_ALIVE_HEADER, SECRET_HEADER, Guard, Server
+from deployments.server import KEEP_ALIVE_HEADER, MEMBER_HEADER, SECRET_HEADER, Guard, Server
+from deployments.shelf import Shelf
 
 
 class App:
@@ -155,28 +156,84 @@ async def test_stranger_does_not_say_how_long_the_model_stays() -> None:
     assert (guard.keep_alive_s, guard.keep_alive_at) == (0, 0)
 
 
-async def test_keep_alive_is_not_passed_on_and_all_else_is() -> None:
+async def test_what_is_between_ingress_and_replica_is_not_passed_on_and_all_else_is() -> None:
     app = App()
-    headers = [(b"a", b"1"), (KEEP_ALIVE_HEADER, b"300.0"), (b"a", b"2"), (b"x-keep-alives", b"3")]
+    ours = [(KEEP_ALIVE_HEADER, b"300.0"), (MEMBER_HEADER, b"m")]
+    headers = [(b"a", b"1"), *ours, (b"a", b"2"), (b"x-keep-alives", b"3")]
     async with asking(Guard(app, healthy)) as client:
         await client.get("/", headers=headers)
-    passed_on = [header for header in app.scope["headers"] if header[0] != KEEP_ALIVE_HEADER]
-    assert app.scope["headers"] == passed_on
+    passed_on = app.scope["headers"]
+    assert not {name for name, _ in passed_on} & {KEEP_ALIVE_HEADER, MEMBER_HEADER, SECRET_HEADER}
     assert passed_on[-3:] == [(b"a", b"1"), (b"a", b"2"), (b"x-keep-alives", b"3")]
 
 
-async def test_scope_is_the_servers_own_where_nothing_is_taken_out() -> None:
-    app = App()
-    guard = Guard(app, healthy)
-    scope: Scope = {"type": "http", "headers": [(SECRET_HEADER, guard.secret.encode())]}
+# Members -------------------------------------------------------------------------------------------------------------
 
-    async def ignored(*_: object) -> Any:
-        raise AssertionError
 
-    app.failure = RuntimeError("enough")
-    with pytest.raises(RuntimeError, match="enough"):
-        await guard(scope, ignored, ignored)
-    assert app.scope is scope
+class Loader:
+    """Members whose apps are `App`s; those in `broken` cannot be loaded."""
+
+    def __init__(self) -> None:
+        self.apps = {"a": App(), "b": App()}
+        self.broken: set[str] = set()
+
+    async def load(self, name: str) -> App:
+        if name in self.broken:
+            raise ValueError("no weights")
+        return self.apps[name]
+
+    async def unload(self, name: str) -> None:
+        pass
+
+    async def check(self, name: str) -> None:
+        pass
+
+
+async def unheard(_: str) -> None:
+    pass
+
+
+def holding(loader: Loader, app: App | None = None, min_keep_alive_s: float = 0) -> tuple[Guard, Shelf]:
+    members = Shelf(loader, dict.fromkeys(loader.apps, math.inf), 2, unheard, wait_s=10, turn_s=10)
+    return Guard(app, healthy, members, min_keep_alive_s), members
+
+
+async def test_member_that_is_named_answers_and_nobody_else() -> None:
+    loader, base = Loader(), App()
+    guard, members = holding(loader, base)
+    loader.apps["a"].gate.clear()
+    async with asking(guard) as client:
+        answer = asyncio.create_task(client.get("/", headers={MEMBER_HEADER.decode(): "a"}))
+        await asyncio.wait_for(loader.apps["a"].running.wait(), 10)
+        assert (members.shown()["a"]["running"], guard.unfinished) == (1, 1)
+        loader.apps["a"].gate.set()
+        assert (await answer).text == "yes"
+        assert (members.shown()["a"]["running"], guard.unfinished) == (0, 0)
+        await client.get("/")
+    assert (loader.apps["a"].asked, loader.apps["b"].asked, base.asked) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(("member", "status", "code"), [("b", 503, "model_load_failed"), ("c", 404, "model_not_found")])
+async def test_member_that_cannot_be_had_is_told_so(member: str, status: int, code: str) -> None:
+    loader = Loader()
+    loader.broken = {"b"}
+    async with asking(holding(loader)[0]) as client:
+        answer = await client.get("/", headers={MEMBER_HEADER.decode(): member})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert RETRY_HEADER not in answer.headers
+
+
+async def test_replica_that_has_only_members_answers_for_nobody_else() -> None:
+    async with asking(holding(Loader())[0]) as client:
+        assert (await client.get("/")).status_code == 404
+
+
+async def test_word_for_a_member_does_not_end_the_replica_sooner() -> None:
+    guard, _ = holding(Loader(), min_keep_alive_s=60)
+    async with asking(guard) as client:
+        for said, meant in [("0.0", 60.0), ("90.0", 90.0), ("-1.0", -1.0)]:
+            await client.get("/", headers={MEMBER_HEADER.decode(): "a", KEEP_ALIVE_HEADER.decode(): said})
+            assert guard.keep_alive_s == meant
 
 
 # Server, on real ports -----------------------------------------------------------------------------------------------
