@@ -3,77 +3,83 @@
 `build` is what serve_config.yaml imports, and the one place that knows Ray's options.
 """
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import ray
-from fastapi import FastAPI, Request
+from fastapi import Request
 from ray import serve
 from ray.serve import Application
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from deployments import config, residency, sizes, warm
-from deployments.config import ModelConfig, Settings
-from deployments.errors import InvalidRequest, ModelNotRunning
-from deployments.model import ModelReplica
-from deployments.placement import actor_options
+from deployments import config
+from deployments.config import Settings
+from deployments.errors import ModelNotRunning, ResponseNotFound
 from deployments.residency.board import Board, Kind
-from deployments.residency.decision import METRICS_INTERVAL_S
 from ingress import body as bodies
-from ingress import errors, keep_alive, states, system
-from ingress.catalog import Catalog, card
+from ingress import deploying, endpoints, errors, inference, states, system
+from ingress.catalog import Catalog, Entry, card
+from ingress.cors import Api
+from ingress.deploying import DRAIN_LOOK_S, DRAIN_MARGIN_S
 from ingress.forward import BEHIND_HAPROXY, BEHIND_SERVES_PROXY, Forwarder, upstream_of
 from ingress.leases import RETRY_AFTER_S, Route, load_failed
 from ingress.management import Management
 from ingress.request_id import request_id
+from ingress.responses import Responses, Watch
 from ingress.states import State, States
 
 VERSION = version("llm-manager")
-SLOTS = 4096  # on a replica, each shared by the requests of a moment; engines queue by themselves
 MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not the pipe
 # The ingress never blocks, so it needs no loops apart for Serve's code and its own: each chunk and each reservation
 # would cross threads. Read by Serve when the replica's process starts; 10 to 20 % more throughput.
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-DRAIN_MARGIN_S = 10.0
-DRAIN_LOOK_S = 0.05
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
-api = FastAPI(title="LLM-Manager", version=VERSION)
+
+def _cors_origins() -> tuple[str, ...]:
+    origins: tuple[str, ...] = serve.get_replica_context().servable_object.cors_origins
+    return origins
+
+
+api = Api(_cors_origins, title="LLM-Manager", version=VERSION)
 errors.install(api)
 
 
 @serve.ingress(api)
 class Ingress:
     async def __init__(self, settings: dict[str, Any], handles: Mapping[str, Any]) -> None:  # type: ignore[misc]
-        """settings: Settings as plain data. handles: Serve's handle of each model, by deployment name."""
+        """settings: Settings as plain data. handles: Serve's handle of each deployment, by its name."""
         self._settings = Settings.model_validate(settings)
         self._catalog = Catalog(self._settings.models)
         app_name = serve.get_replica_context().app_name
         board = Board(app_name)
-        self._states = States(lambda: states.read(app_name, board))
+        deployments = deploying.deployments_of(self._settings)
+        self._states = States(lambda: states.read(app_name, board, deployments))
+        here = ray.get_runtime_context().get_node_id()
+        self._routes = {
+            entry.name: Route(
+                {name: handles[name] for name in deployments[entry.deployment_name]},
+                name=entry.name,
+                deployment_name=entry.deployment_name,
+                share=deploying.share(entry.model),
+                here=here,
+                states=self._states,
+                member=entry.member,
+            )
+            for entry in self._catalog
+        }
         self._management = Management(
             self._catalog,
             self._states,
             board,
+            self._routes,
             start_s=self._settings.load_wait_s,
             stop_s=self._settings.request_timeout_s + 2 * DRAIN_MARGIN_S,
         )
-        here = ray.get_runtime_context().get_node_id()
-        self._routes = {
-            model.name: Route(
-                handles[model.deployment_name],
-                name=model.name,
-                deployment_name=model.deployment_name,
-                share=model.target_ongoing_requests,
-                here=here,
-                states=self._states,
-            )
-            for model in self._catalog
-        }
+        self._responses = Responses(app_name, ray.util.get_node_ip_address())
         self._forwarder = Forwarder(
             load_wait_s=self._settings.load_wait_s,
             request_timeout_s=self._settings.request_timeout_s,
@@ -105,13 +111,13 @@ class Ingress:
     @api.get("/v1/models")
     async def models(self) -> dict[str, Any]:
         reading = await self._states.all()
-        cards = [card(m, m.name, reading.of(m.deployment_name).state) for m in self._catalog]
+        cards = [card(entry, entry.name, reading.of_entry(entry).state) for entry in self._catalog]
         return {"object": "list", "data": cards}
 
     @api.get("/v1/models/{id:path}")
     async def model(self, id: str) -> dict[str, Any]:
         model = self._catalog.find(id)
-        return card(model, id, (await self._states.of(model.deployment_name)).state)
+        return card(model, id, (await self._states.of_entry(model)).state)
 
     @api.get("/api/models")
     async def managed_models(self) -> dict[str, Any]:
@@ -126,7 +132,7 @@ class Ingress:
     @api.post("/api/models/stop-all")
     async def stop_all(self, wait: bool = True) -> Response:
         if not wait:
-            return await self._wish(list(self._catalog), "stop", "All models are being stopped.")
+            return await self._wish(self._catalog.hosts, "stop", "All models are being stopped.")
         stopped = await self._management.stop_all()
         return JSONResponse({"success": True, "message": "All models are stopped.", "stopped_models": stopped})
 
@@ -157,41 +163,49 @@ class Ingress:
     async def managed_model(self, alias: str) -> dict[str, Any]:
         return {"success": True, "message": f"The model {alias!r}.", "model": await self._management.model(alias)}
 
-    async def _wish(self, models: list[ModelConfig], kind: Kind, message: str) -> Response:
+    async def _wish(self, models: list[Entry], kind: Kind, message: str) -> Response:
         for model in models:
             await self._management.wish(model, kind)
         return JSONResponse({"success": True, "message": message}, 202)
 
-    @api.post("/v1/chat/completions")
-    async def chat_completions(self, request: Request) -> Response:
-        return await self._infer(request, modes=("chat",))
+    @property
+    def cors_origins(self) -> tuple[str, ...]:
+        return self._settings.cors_origins
 
-    @api.post("/v1/completions")
-    async def completions(self, request: Request) -> Response:
-        return await self._infer(request, modes=("chat", "completion"))
-
-    async def _infer(self, request: Request, modes: tuple[str, ...]) -> Response:
-        body = await bodies.read(request, int(self._settings.max_body_mb * 2**20))
-        data = bodies.parse(body)
-        model = self._catalog.find(bodies.model_named(data))
-        if model.mode not in modes:
-            raise InvalidRequest(
-                f"{request.url.path} does not fit the model {model.name!r}, which is a {model.mode} model.",
-                param="model",
-                code="wrong_mode",
-            )
-        in_body = keep_alive.FIELD in data
-        keep_alive_s = keep_alive.take(data, request.headers, self._settings.max_keep_alive_s)
-        if in_body:  # no engine knows the field
-            body = json.dumps(data).encode()
+    @endpoints.routes(api, endpoints.ENDPOINTS)
+    async def infer(self, request: Request) -> Response:
+        endpoint = endpoints.endpoint_of(request)
+        asked = await inference.read(request, self._max_body, self._settings.max_keep_alive_s)
+        model = self._catalog.find(asked.model)
+        endpoint.check(model)
         await self._refuse_if_not_loaded(model)
-        upstream = upstream_of(request, body, request_id(request.scope), keep_alive_s)
-        return self._forwarder.answer(self._routes[model.name], upstream)
+        upstream = upstream_of(request, endpoint.path, asked.body, request_id(request.scope), asked.keep_alive_s)
+        if model.model.affinity == "session":
+            upstream = replace(upstream, session=asked.session(request.headers))
+        watch = None
+        if endpoint is endpoints.RESPONSES:
+            watch = Watch(self._responses, model.name, stored=asked.data.get("store") is not False)
+        return self._forwarder.answer(self._routes[model.name], upstream, watch)
 
-    async def _refuse_if_not_loaded(self, model: ModelConfig) -> None:
+    @endpoints.routes(api, endpoints.FOLLOW_UPS)
+    async def follow_up(self, request: Request, id: str) -> Response:
+        held = await self._responses.find(id)
+        path = endpoints.endpoint_of(request).path.format(id=id)
+        body = await bodies.read(request, self._max_body)
+        upstream = upstream_of(request, path, body, request_id(request.scope))
+        return self._forwarder.answer_of(
+            held, upstream, gone=ResponseNotFound(f"The response {id!r} is no longer held.", param="id")
+        )
+
+    @property
+    def _max_body(self) -> int:
+        """Bytes."""
+        return int(self._settings.max_body_mb * 2**20)
+
+    async def _refuse_if_not_loaded(self, model: Entry) -> None:
         if model.auto_load:
             return
-        now = await self._states.of(model.deployment_name)
+        now = await self._states.of_entry(model)
         if now.state is State.FAILED:
             raise load_failed(model.name, now)
         if now.state in (State.STOPPED, State.STOPPING):
@@ -201,12 +215,12 @@ class Ingress:
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of serve_config.yaml: the ingress over one deployment a model, named after it.
+    """The application of serve_config.yaml: the ingress over one deployment for each model at each of its placements,
+    and for each pool.
 
     Raises: ConfigError.
     """
     settings = config.parse(args)
-    models = {model.deployment_name: _deployment(model, settings) for model in settings.models}
     ingress = serve.deployment(Ingress).options(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=MAX_REQUESTS,
@@ -214,50 +228,4 @@ def build(args: dict[str, Any]) -> Application:
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
     )
-    return ingress.bind(settings.model_dump(mode="json"), models)
-
-
-def _deployment(model: ModelConfig, settings: Settings) -> Application:
-    options = actor_options(model)
-    if settings.warm_start:
-        env = options.get("runtime_env", {})
-        env_vars = {**warm.environment(model.engine_name), **env.get("env_vars", {})}
-        options["runtime_env"] = {**env, "env_vars": env_vars}
-    # CUDA memory is bounded by the GPUs that Ray lends; a process beside it takes little.
-    memory_mb = 0 if options.get("num_gpus") else model.memory_mb
-    autoscaling = {
-        # The application's policy alone decides, from the first replica on.
-        "initial_replicas": 0,
-        "min_replicas": 0,
-        "max_replicas": model.max_replicas,
-        "target_ongoing_requests": model.target_ongoing_requests,
-        "upscale_delay_s": 0,
-        "downscale_delay_s": 0,
-        "metrics_interval_s": METRICS_INTERVAL_S,
-        "look_back_period_s": 2 * METRICS_INTERVAL_S,
-        "policy": {
-            "policy_kwargs": {
-                "model": {field.name: getattr(model, field.name) for field in fields(residency.Model)},
-                "sizes": {
-                    "kind": sizes.kind(model),
-                    "memory_mb": memory_mb,
-                    **sizes.known(model, settings.cache_dir.expanduser()),
-                },
-            }
-        },
-    }
-    return (
-        serve.deployment(ModelReplica)
-        .options(
-            name=model.deployment_name,
-            autoscaling_config=autoscaling,
-            ray_actor_options=options,
-            max_ongoing_requests=SLOTS,
-            graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
-            graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
-            health_check_period_s=2,
-            health_check_timeout_s=30,
-            max_constructor_retry_count=1,
-        )
-        .bind(model.model_dump(mode="json"), str(settings.cache_dir))
-    )
+    return ingress.bind(settings.model_dump(mode="json"), deploying.replicas(settings))

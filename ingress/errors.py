@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,10 +28,20 @@ def install(api: FastAPI) -> None:
 
 
 def render(request: Request, error: ApiError) -> Response:
-    body = error.body()
-    if path_in(request).startswith("/api/"):
-        body = {"success": False, "message": error.message, **body}
-    return JSONResponse(body, error.status, error.headers())
+    return JSONResponse(shaped(error.body(), path_in(request)), error.status, error.headers())
+
+
+def shaped(body: dict[str, Any], path: str) -> dict[str, Any]:
+    """An error's `{"error": …}` as those who ask for the path read it: under `/v1/messages` that is Anthropic's SDK."""
+    if path.startswith("/api/"):
+        return {"success": False, "message": body["error"]["message"], **body}
+    if is_anthropics(path):
+        return {"type": "error", **body}
+    return body
+
+
+def is_anthropics(path: str) -> bool:
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

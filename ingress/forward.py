@@ -7,9 +7,9 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from starlette.requests import Request
@@ -19,8 +19,10 @@ from starlette.types import Receive, Scope, Send
 from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
 from deployments.hangup import ClientGone, unless_gone
 from deployments.server import KEEP_ALIVE_HEADER
-from ingress.leases import Lease, Route
-from ingress.paths import path_in
+from ingress import upstream_errors
+from ingress.errors import is_anthropics, shaped
+from ingress.leases import Route
+from ingress.responses import Replica
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
@@ -54,13 +56,38 @@ _DROPPED = frozenset(
 )
 
 
+# Another replica has the port by now: it does not know the secret.
+_STRANGERS = frozenset({401})
+
+_PASSED_ON = ("accept", "anthropic-version", "anthropic-beta")
+
+
 @dataclass(frozen=True)
 class Upstream:
-    """A request as the replica gets it: what the engine needs and nothing of the client's credentials."""
+    """A request as the replica gets it: what the engine needs and nothing of the client's credentials.
 
-    path: str
+    target: its path and query. session: whose requests all go to the same replica; empty: anywhere.
+    """
+
+    target: str
     headers: Mapping[str, str]
     body: bytes
+    method: str = "POST"
+    session: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+
+class Onlooker(Protocol):
+    """Reads along an answer that is no error."""
+
+    async def whole(self, replica: Replica, body: bytes) -> None:
+        """An answer in one piece, before it leaves."""
+
+    def chunk(self, replica: Replica, chunk: bytes) -> None:
+        """The next bytes of a stream, just before they leave."""
 
 
 class Forwarder:
@@ -78,35 +105,56 @@ class Forwarder:
             skip_auto_headers=("user-agent", "accept-encoding", "accept"),
         )
 
-    def answer(self, route: Route, upstream: Upstream) -> Response:
+    def answer(self, route: Route, upstream: Upstream, onlooker: Onlooker | None = None) -> Response:
         """A response that asks a replica when it is sent, so that a client who leaves stops it at any moment."""
-        return _Forwarded(lambda send: self._run(route, upstream, send))
+        return _Forwarded(
+            lambda send: self._run(
+                lambda started: self._deliver(route, upstream, started, onlooker), _Started(send, upstream.path)
+            )
+        )
 
-    async def _run(self, route: Route, upstream: Upstream, send: Send) -> None:
-        started = _Started(send)
+    def answer_of(self, replica: Replica, upstream: Upstream, gone: ApiError) -> Response:
+        """As `answer`, of this replica and no other. gone: raised if it is not there any more."""
+        return _Forwarded(
+            lambda send: self._run(
+                lambda started: self._ask_only(replica, upstream, started, gone), _Started(send, upstream.path)
+            )
+        )
+
+    async def _run(self, work: Callable[[_Started], Coroutine[Any, Any, None]], started: _Started) -> None:
         try:
-            await self._deliver(route, upstream, started)
+            await work(started)
         except (TimeoutError, ApiError) as error:
             problem = error if isinstance(error, ApiError) else UpstreamTimeout("The answer took too long.")
             if not started.streaming:
                 raise problem from None
             await started.fail(problem)
 
-    async def _deliver(self, route: Route, upstream: Upstream, send: _Started) -> None:
+    async def _ask_only(self, replica: Replica, upstream: Upstream, send: _Started, gone: ApiError) -> None:
+        try:
+            async with asyncio.timeout(self._request_timeout_s):
+                await self._ask(replica, upstream, send, strangers=_STRANGERS)
+        except (aiohttp.ClientError, EngineFailed) as error:
+            logger.warning(f"The replica that was to answer alone did not: {error!r}")
+            raise (_lost() if send.yes else gone) from None
+
+    async def _deliver(
+        self, route: Route, upstream: Upstream, send: _Started, onlooker: Onlooker | None = None
+    ) -> None:
         """Asks replicas until one begins to answer."""
         deadline = time.monotonic() + self._load_wait_s
         delivered, pause_s = 0, RETRY_S
         while True:
-            lease = await route.acquire(max(0.0, deadline - time.monotonic()))
+            lease = await route.acquire(max(0.0, deadline - time.monotonic()), upstream.session)
             try:
                 async with asyncio.timeout(self._request_timeout_s):
-                    await self._ask(lease, upstream, send)
+                    await self._ask(lease, upstream, send, onlooker)
                 return
             except (aiohttp.ClientError, EngineFailed) as error:
                 lease.end()  # nobody else is sent there by this lease
                 if send.yes:
                     logger.warning(f"A replica was lost in the middle of its answer: {error!r}")
-                    raise EngineFailed("The model's process was lost in the middle of its answer.") from None
+                    raise _lost() from None
                 delivered += not isinstance(error, _UNDELIVERED)
                 logger.warning(f"A replica did not answer ({error!r}); the request goes to another one.")
                 if delivered >= DELIVERIES or time.monotonic() >= deadline:
@@ -116,28 +164,75 @@ class Forwarder:
             finally:
                 route.release(lease)
 
-    async def _ask(self, lease: Lease, upstream: Upstream, send: _Started) -> None:
-        headers = {**upstream.headers, **lease.headers}
-        async with self._client.post(lease.url + upstream.path, data=upstream.body, headers=headers) as answer:
-            if RETRY_HEADER in answer.headers:
+    async def _ask(
+        self,
+        replica: Replica,
+        upstream: Upstream,
+        send: _Started,
+        onlooker: Onlooker | None = None,
+        strangers: frozenset[int] = frozenset(),
+    ) -> None:
+        async with self._client.request(
+            upstream.method,
+            replica.url + upstream.target,
+            data=upstream.body or None,
+            headers={**upstream.headers, **replica.headers},
+            allow_redirects=False,  # to where the ingress did not choose
+        ) as answer:
+            if RETRY_HEADER in answer.headers or answer.status in strangers:
                 raise EngineFailed("The replica cannot answer any more.")
             kept = [(k.lower(), v) for k, v in answer.raw_headers if k.lower() not in _DROPPED]
             if answer.content_type != "text/event-stream":
-                body = await answer.read()
-                await send.start(answer.status, [*kept, (b"content-length", str(len(body)).encode())], streaming=False)
-                await send.body(body, more=False)
+                whole = _Whole(answer.status, kept, await answer.read())
+                if whole.status >= 400:
+                    whole = _normalised(whole, upstream.path)
+                elif onlooker is not None:
+                    await onlooker.whole(replica, whole.body)
+                length = (b"content-length", str(len(whole.body)).encode())
+                await send.start(whole.status, [*whole.headers, length], streaming=False)
+                await send.body(whole.body, more=False)
                 return
             # The first bytes come before the status line leaves: until then another replica may take over.
-            chunk = await answer.content.readany()
+            first = await answer.content.readany()
             await send.start(answer.status, kept, streaming=True)
             self._streams += 1
             try:
-                while more := not answer.content.at_eof():
+                async for chunk, more in self._chunks(first, answer.content):
+                    if onlooker is not None:
+                        onlooker.chunk(replica, chunk)
                     await send.body(chunk, more=more)
-                    chunk = await _next(answer.content, self._join.window_s(self._streams))
             finally:
                 self._streams -= 1
-            await send.body(chunk, more=more)
+
+    async def _chunks(self, chunk: bytes, content: aiohttp.StreamReader) -> AsyncIterator[tuple[bytes, bool]]:
+        """Each chunk, and whether there are more."""
+        while more := not content.at_eof():
+            yield chunk, more
+            chunk = await _next(content, self._join.window_s(self._streams))
+        yield chunk, more
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """An answer in one piece."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def _normalised(whole: _Whole, path: str) -> _Whole:
+    if any(name == b"content-encoding" for name, _ in whole.headers):
+        return whole
+    changed = upstream_errors.normalised(whole.status, whole.body, path)
+    if changed is None:
+        return whole
+    headers = [(name, value) for name, value in whole.headers if name != b"content-type"]
+    return _Whole(changed.status, [*headers, (b"content-type", b"application/json")], changed.body)
+
+
+def _lost() -> EngineFailed:
+    return EngineFailed("The model's process was lost in the middle of its answer.")
 
 
 async def _next(content: aiohttp.StreamReader, join_s: float) -> bytes:
@@ -157,8 +252,9 @@ async def _next(content: aiohttp.StreamReader, join_s: float) -> bytes:
 class _Started:
     """The way to the client, which knows whether the answer has begun."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, path: str) -> None:
         self._send = send
+        self._path = path
         self._tail = b"\n\n"
         self.yes = False
         self.streaming = False
@@ -175,7 +271,9 @@ class _Started:
     async def fail(self, error: ApiError) -> None:
         """Ends a stream that has begun: an error event and no [DONE]."""
         gap = b"" if self._tail == b"\n\n" else b"\n\n"  # the last event may be torn
-        await self.body(gap + b"data: " + json.dumps(error.body()).encode() + b"\n\n", more=False)
+        name = b"event: error\n" if is_anthropics(self._path) else b""
+        data = json.dumps(shaped(error.body(), self._path)).encode()
+        await self.body(gap + name + b"data: " + data + b"\n\n", more=False)
 
 
 class _Forwarded(Response):
@@ -190,13 +288,15 @@ class _Forwarded(Response):
             await unless_gone(receive, self._work(send))
 
 
-def upstream_of(request: Request, body: bytes, request_id: str, keep_alive_s: float | None = None) -> Upstream:
-    """The request as a replica gets it, with its query string."""
-    query = f"?{request.url.query}" if request.url.query else ""
-    headers = {
-        "content-type": request.headers.get("content-type", "application/json"),
-        "x-request-id": request_id,
-    }
+def upstream_of(
+    request: Request, path: str, body: bytes, request_id: str, keep_alive_s: float | None = None
+) -> Upstream:
+    """The request as a replica gets it: at `path`, with the request's query string."""
+    query = request.scope["query_string"].decode("latin-1")
+    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    if body:
+        headers["content-type"] = request.headers.get("content-type", "application/json")
+    headers["x-request-id"] = request_id
     if keep_alive_s is not None:
         headers[KEEP_ALIVE_HEADER.decode()] = str(keep_alive_s)
-    return Upstream(path_in(request) + query, headers, body)
+    return Upstream(f"{path}?{query}" if query else path, headers, body, request.method)

@@ -11,14 +11,14 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
+from deployments.errors import ApiError, Capacity, EngineFailed, ModelLoadFailed, ModelLoading
 from deployments.residency.decision import BACK_OFF_S
-from deployments.server import SECRET_HEADER
+from deployments.server import MEMBER_HEADER, SECRET_HEADER
 from ingress.states import STOPPED, ModelState, State, States
 
 LEASE_S = 0.25
@@ -53,11 +53,15 @@ def still_loading(name: str, now: ModelState) -> ApiError:
 class Lease:
     """A replica that may be asked, until `release`."""
 
-    def __init__(self, slot: AbstractAsyncContextManager[Any], selection: Any, here: str) -> None:
+    def __init__(
+        self, slot: AbstractAsyncContextManager[Any], selection: Any, here: str, member: str | None = None
+    ) -> None:
         metadata = selection.replica_metadata
         host = LOOPBACK if selection.node_id == here else metadata["host"]
         self.url = f"http://{host}:{metadata['port']}"
         self.headers = {SECRET_HEADER.decode(): metadata["secret"]}
+        if member is not None:
+            self.headers[MEMBER_HEADER.decode()] = member
         self.users = 0
         self._slot = slot
         self._lent_until = time.monotonic() + LEASE_S
@@ -80,39 +84,53 @@ class Lease:
 @dataclass
 class _Opening:
     task: asyncio.Task[None]
+    deployment: str
     waiting: int = 0
 
 
 class Route:
     """The leases on one model's replicas."""
 
-    def __init__(self, handle: Any, *, name: str, deployment_name: str, share: int, here: str, states: States) -> None:
-        """handle: Serve's handle of the model's deployment. share: requests that one slot may stand for.
-        here: this node's id."""
-        self._handle = handle
+    def __init__(
+        self,
+        handles: Mapping[str, Any],
+        *,
+        name: str,
+        deployment_name: str,
+        share: int,
+        here: str,
+        states: States,
+        member: str | None = None,
+    ) -> None:
+        """handles: Serve's handle of the deployment at each of the model's placements, by its name, the first one's
+        first. share: requests that one slot may stand for. here: this node's id. member: what the model is called
+        inside replicas that hold several."""
+        self._handles = handles
         self._name = name
         self._deployment_name = deployment_name
         self._share = share
         self._here = here
         self._states = states
-        self._current: Lease | None = None
-        self._opening: _Opening | None = None
-        self._held: set[Lease] = set()
+        self._member = member
+        self._deployment = deployment_name  # where it is served, as far as is known
+        self._current: dict[str, Lease] = {}  # by session
+        self._opening: dict[str, _Opening] = {}
+        self._held: dict[Lease, str] = {}  # at which deployment
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def acquire(self, wait_s: float) -> Lease:
-        """A lease on a replica of the model, which is loaded if need be.
+    async def acquire(self, wait_s: float, session: str = "") -> Lease:
+        """A lease on a replica of the model, which is loaded if need be; of one session all on the same replica.
 
         Raises: ModelLoadFailed with the engine's reason; ModelLoading or Capacity after `wait_s` seconds.
         """
         deadline = time.monotonic() + wait_s
         while True:
-            lease = self._current
+            lease = self._current.get(session)
             if lease is not None and lease.lends(self._share):
                 lease.users += 1
                 return lease
             try:
-                await self._join_opening(deadline)
+                await self._join_opening(session, deadline)
             except ApiError:
                 raise
             except Exception as error:  # Serve's many ways to say that a replica died or never came
@@ -124,11 +142,12 @@ class Route:
         lease.users -= 1
         self._close_if_done(lease)
 
-    async def _join_opening(self, deadline: float) -> None:
+    async def _join_opening(self, session: str, deadline: float) -> None:
         """Waits for the opening in progress, or starts one."""
-        opening = self._opening
+        opening = self._opening.get(session)
         if opening is None:
-            opening = self._opening = _Opening(_detached(self._open()))
+            opening = _Opening(_detached(self._open(session, self._deployment)), self._deployment)
+            self._opening[session] = opening
         task = opening.task
         opening.waiting += 1
         try:
@@ -136,23 +155,22 @@ class Route:
                 await asyncio.wait({task}, timeout=min(LOOK_S, max(0.0, deadline - time.monotonic())))
                 if not task.done():
                     await self._raise_reason(timed_out=time.monotonic() >= deadline)
+                if self._deployment != opening.deployment:
+                    task.cancel()
+                    raise RuntimeError(f"the model is now served by {self._deployment}")
         finally:
             opening.waiting -= 1
             if task.done() or opening.waiting == 0:
                 task.cancel()  # nobody waits any more: Serve must not go on counting a request
-                if self._opening is opening:
-                    self._opening = None
+                if self._opening.get(session) is opening:
+                    del self._opening[session]
         if task.cancelled():
             raise RuntimeError("Serve cancelled the call")
         task.result()
 
     async def _raise_reason(self, *, timed_out: bool) -> None:
         """Raises what there is to say about a model that is not up yet."""
-        try:
-            now = await asyncio.wait_for(self._states.of(self._deployment_name, LOOK_S), LOOK_S)
-        except Exception as error:
-            logger.warning(f"The states of the models cannot be read: {error!r}")
-            now = STOPPED
+        now = await self._look()
         if now.state is State.FAILED and now.backing_off:
             raise load_failed(self._name, now)
         if now.refused:
@@ -160,24 +178,63 @@ class Route:
         if timed_out:
             raise still_loading(self._name, now)
 
-    async def _open(self) -> None:
-        if not self._held:
-            # Wakes a model that is not up. `choose_replica` would too, but cannot be cancelled while it waits.
-            await self._handle.wake.remote()
-            self._states.expire()
-        slot = self._handle.choose_replica()
-        lease = Lease(slot, await slot.__aenter__(), self._here)
-        self._held.add(lease)
-        self._current = lease
-        asyncio.get_running_loop().call_later(LEASE_S, self._expire, lease)
+    async def _look(self) -> ModelState:
+        """How the model is, or those that hold it. Learns where it is served."""
+        try:
+            now = await asyncio.wait_for(self._states.of(self._deployment_name, LOOK_S), LOOK_S)
+        except Exception as error:
+            logger.warning(f"The states of the models cannot be read: {error!r}")
+            return STOPPED
+        if now.deployment in self._handles:
+            self._deployment = now.deployment
+        return now
 
-    def _expire(self, lease: Lease) -> None:
+    async def _open(self, session: str, deployment: str) -> None:
+        handle = self._asking(self._handles[deployment])
+        if session:
+            handle = handle.options(session_id=session)
+        if deployment not in self._held.values():
+            # Wakes a model that is not up. `choose_replica` would too, but cannot be cancelled while it waits.
+            await handle.wake.remote()
+            self._states.expire()
+        slot = handle.choose_replica()
+        lease = Lease(slot, await slot.__aenter__(), self._here, self._member)
+        self._held[lease] = deployment
+        self._current[session] = lease
+        asyncio.get_running_loop().call_later(LEASE_S, self._expire, session, lease)
+
+    def _asking(self, handle: Any) -> Any:
+        """Serve's multiplexing sends such calls where the member is."""
+        return handle if self._member is None else handle.options(multiplexed_model_id=self._member)
+
+    async def load(self) -> None:
+        """Loads the member into a replica, which is up. Raises: ApiError."""
+        await self._call("load")
+
+    async def unload(self) -> None:
+        """Unloads the member from a replica that has it. Raises: ApiError."""
+        await self._call("unload")
+
+    async def _call(self, method: str) -> None:
+        await self._look()
+        handle = self._asking(self._handles[self._deployment])
+        try:
+            await getattr(handle, method).remote(self._member)
+        except Exception as error:
+            cause = getattr(error, "cause", None) or error  # Ray wraps what a replica raises
+            if isinstance(cause, ApiError):
+                raise cause from None
+            raise EngineFailed(f"The replica of the model {self._name!r} failed: {cause!r}") from error
+
+    def _expire(self, session: str, lease: Lease) -> None:
         lease.end()
+        if self._current.get(session) is lease:
+            del self._current[session]
         self._close_if_done(lease)
 
     def _close_if_done(self, lease: Lease) -> None:
         if lease.done and lease in self._held:
-            self._held.remove(lease)
+            del self._held[lease]
             task = _detached(lease.give_back())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

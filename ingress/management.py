@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from deployments.config import ModelConfig
-from deployments.errors import ApiError, ModelLoadFailed, ModelNotRunning, StopTimeout
+from deployments.errors import ApiError, EngineFailed, ModelLoadFailed, ModelNotRunning, StopTimeout
 from deployments.memory import MB
 from deployments.residency.board import SUPERSEDED, Board, Kind, Table, Wish
-from ingress.catalog import Catalog
-from ingress.leases import RETRY_AFTER_S, still_loading
+from ingress.catalog import Catalog, Entry
+from ingress.leases import RETRY_AFTER_S, Route, still_loading
 from ingress.shared import Shared
 from ingress.states import ModelState, State, States
 
@@ -24,14 +24,26 @@ logger = logging.getLogger("ray.serve.llm_manager")
 LOOK_S = 0.1
 CHANGES_S = 0.5
 PING_S = 15.0
+_INSIDE = (State.RUNNING, State.STARTING, State.STOPPING)
 # Change all the time, and are told with the next change of something else.
 _CLOCKS = ("idle_seconds", "last_used_at", "unloads_at", "memory_bytes", "loading")
 
 
 class Management:
-    def __init__(self, catalog: Catalog, states: States, board: Board, *, start_s: float, stop_s: float) -> None:
-        """start_s, stop_s: how long a caller waits for a start, and for a stop."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        states: States,
+        board: Board,
+        routes: Mapping[str, Route],
+        *,
+        start_s: float,
+        stop_s: float,
+    ) -> None:
+        """routes: of each entry, by its name. start_s, stop_s: how long a caller waits for a start, and for a stop."""
         self._catalog = catalog
+        self._routes = routes
+        self._unattended: set[asyncio.Task[None]] = set()
         self._states = states
         self._board = board
         self._table = Shared(board.table, LOOK_S)
@@ -42,12 +54,12 @@ class Management:
 
     async def models(self) -> list[dict[str, Any]]:
         reading = await self._states.all()
-        return [view(model, reading.of(model.deployment_name)) for model in self._catalog]
+        return [view(entry, reading.of_entry(entry)) for entry in self._catalog]
 
     async def model(self, name: str) -> dict[str, Any]:
         """Raises: ModelNotFound."""
-        model = self._catalog.find(name)
-        return view(model, await self._states.of(model.deployment_name))
+        entry = self._catalog.find(name)
+        return view(entry, await self._states.of_entry(entry))
 
     async def changes(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events: the whole table, then each model that has changed."""
@@ -72,70 +84,99 @@ class Management:
 
     # What is to become of them
 
-    async def start(self, model: ModelConfig) -> None:
+    async def start(self, entry: Entry) -> None:
         """Returns once the model can answer; a start in progress is joined.
 
         Raises: ModelLoadFailed with the reason; ModelNotRunning if somebody stopped it meanwhile; ModelLoading or
         Capacity after `start_s`, while the start goes on.
         """
-        await self._raise(model, "start")
+        await self._raise(entry, "start")
 
-    async def stop(self, model: ModelConfig) -> None:
-        """Returns once the model's requests have ended and its processes are gone.
+    async def stop(self, entry: Entry) -> None:
+        """Returns once the model's requests have ended and its processes are gone; of one inside others' replicas, once
+        it is gone from them.
 
         Raises: StopTimeout after `stop_s`, while the stop goes on.
         """
+        late = StopTimeout(f"The model {entry.name!r} still finishes its requests.", retry_after_s=RETRY_AFTER_S)
         try:
-            problem = await self._wait(await self.wish(model, "stop"), self._stop_s)
+            async with asyncio.timeout(self._stop_s):
+                if entry.member is not None:
+                    await self._take_out(entry)
+                    return
+                problem = await self._wait(await self._wish(entry, "stop"))
         except TimeoutError:
-            raise StopTimeout(
-                f"The model {model.name!r} still finishes its requests.", retry_after_s=RETRY_AFTER_S
-            ) from None
+            raise late from None
         if problem:
-            raise ModelNotRunning(f"The stop of {model.name!r} was given up: {problem}.", retry_after_s=RETRY_AFTER_S)
+            raise ModelNotRunning(f"The stop of {entry.name!r} was given up: {problem}.", retry_after_s=RETRY_AFTER_S)
 
     async def stop_all(self) -> list[str]:
         """The models that were up, by name. Raises: StopTimeout."""
         reading = await self._states.all()
-        up = [m.name for m in self._catalog if reading.of(m.deployment_name).state not in (State.STOPPED, State.FAILED)]
-        await _all(self.stop(model) for model in self._catalog)
+        up = [e.name for e in self._catalog if reading.of_entry(e).state not in (State.STOPPED, State.FAILED)]
+        await _all(self.stop(host) for host in self._catalog.hosts)
         return up
 
     async def restart_autostart(self) -> dict[str, str]:
         """Ends the `auto_start` models and starts them again. Returns each one's problem, by name; empty is success."""
-        models = [model for model in self._catalog if model.auto_start]
-        problems = await asyncio.gather(*(self._raise(model, "restart") for model in models), return_exceptions=True)
+        entries = [entry for entry in self._catalog if entry.auto_start]
+        problems = await asyncio.gather(*(self._raise(entry, "restart") for entry in entries), return_exceptions=True)
         told = {}
-        for model, problem in zip(models, problems, strict=True):
+        for entry, problem in zip(entries, problems, strict=True):
             if isinstance(problem, BaseException) and not isinstance(problem, ApiError):
                 raise problem
-            told[model.name] = problem.message if isinstance(problem, ApiError) else ""
+            told[entry.name] = problem.message if isinstance(problem, ApiError) else ""
         return told
 
-    async def wish(self, model: ModelConfig, kind: Kind) -> Wish:
+    async def wish(self, entry: Entry, kind: Kind) -> None:
         """Says what is wanted and waits for nothing."""
-        return await asyncio.to_thread(self._board.wish, model.deployment_name, kind)
+        if entry.member is None:
+            await self._wish(entry, kind)
+            return
+        work = self.stop(entry) if kind == "stop" else self._raise(entry, kind)
+        task = asyncio.create_task(_unattended(entry, work), context=contextvars.Context())
+        self._unattended.add(task)
+        task.add_done_callback(self._unattended.discard)
 
-    async def _raise(self, model: ModelConfig, kind: Kind) -> None:
+    async def _wish(self, entry: Entry, kind: Kind) -> Wish:
+        return await asyncio.to_thread(self._board.wish, entry.deployment_name, kind)
+
+    async def _raise(self, entry: Entry, kind: Kind) -> None:
         try:
-            problem = await self._wait(await self.wish(model, kind), self._start_s)
+            async with asyncio.timeout(self._start_s):
+                if entry.member is not None and kind == "restart":  # the others beside it stay
+                    await self._take_out(entry)
+                    kind = "start"
+                problem = await self._wait(await self._wish(entry, kind))
+                if entry.member is not None and not problem:
+                    await self._routes[entry.name].load()
+                    self._states.expire()
         except TimeoutError:
-            raise still_loading(model.name, await self._states.of(model.deployment_name)) from None
+            raise still_loading(entry.name, await self._states.of_entry(entry)) from None
         if not problem:
             return
         if problem.startswith(SUPERSEDED):
-            raise ModelNotRunning(f"The start of {model.name!r} was given up: {problem}.", retry_after_s=RETRY_AFTER_S)
-        raise ModelLoadFailed(f"The model {model.name!r} could not be loaded: {problem}", retry_after_s=RETRY_AFTER_S)
+            raise ModelNotRunning(f"The start of {entry.name!r} was given up: {problem}.", retry_after_s=RETRY_AFTER_S)
+        raise ModelLoadFailed(f"The model {entry.name!r} could not be loaded: {problem}", retry_after_s=RETRY_AFTER_S)
 
-    async def _wait(self, wish: Wish, wait_s: float) -> str:
-        """What became of the wish: empty is success. Raises: TimeoutError."""
-        async with asyncio.timeout(wait_s):
-            while True:
-                answer = (await self._look()).row(wish.model).answers.get(wish.id)
-                if answer is not None:
-                    self._states.expire()
-                    return answer
+    async def _take_out(self, entry: Entry) -> None:
+        """Each call reaches one replica that has the member."""
+        while (await self._states.of_entry(entry, max_age_s=0)).state in _INSIDE:
+            try:
+                await self._routes[entry.name].unload()
+            except EngineFailed as error:  # it goes with its replica
+                logger.warning(f"Model {entry.name}: {error.message}")
                 await asyncio.sleep(LOOK_S)
+            self._states.expire()
+
+    async def _wait(self, wish: Wish) -> str:
+        """What became of the wish: empty is success."""
+        while True:
+            answer = (await self._look()).row(wish.model).answers.get(wish.id)
+            if answer is not None:
+                self._states.expire()
+                return answer
+            await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> Table:
         try:
@@ -145,14 +186,18 @@ class Management:
             return Table()
 
 
-def view(model: ModelConfig, now: ModelState) -> dict[str, Any]:
+def view(model: Entry, now: ModelState) -> dict[str, Any]:
     """A model as `/api/models` shows it. Times are seconds since 1970."""
     idle = now.last_used_at is not None and now.state is State.RUNNING and not now.running and not now.pending
     return {
         "name": model.name,
         "aliases": list(model.aliases),
+        "parent": model.parent,
+        "pool": model.pool,
         "mode": model.mode,
-        "engine": model.engine_name,
+        "engine": model.engine_at(now.deployment),
+        "placement": now.deployment or model.deployment_name,
+        "not_placed": dict(now.placements),
         "status": now.state,
         "failure_reason": now.failure_reason,
         "reason": now.reason,
@@ -169,8 +214,8 @@ def view(model: ModelConfig, now: ModelState) -> dict[str, Any]:
         "context_length": now.context_length,
         "auto_start": model.auto_start,
         "auto_load": model.auto_load,
-        "pinned": model.pinned,
-        "priority": model.priority,
+        "pinned": model.model.pinned,
+        "priority": model.model.priority,
     }
 
 
@@ -181,6 +226,13 @@ def _steady(model: dict[str, Any]) -> dict[str, Any]:
 
 def _event(data: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+async def _unattended(entry: Entry, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:
+        logger.warning(f"Model {entry.name}: {error}")
 
 
 async def _all(stops: Iterable[Any]) -> None:

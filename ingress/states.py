@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from deployments.residency.board import Board, Report, Row, Table
+from ingress.catalog import Entry
 from ingress.shared import Shared
 
 TTL_S = 0.1
@@ -50,12 +51,15 @@ class Loading:
 
 @dataclass(frozen=True)
 class ModelState:
-    """reason: the policy's, for its being up or down. has_place: whether it is up or was started. refused: whether
+    """deployment: the placement that serves it or will, as far as that is decided, and placements: why not the others.
+    reason: the policy's, for its being up or down. has_place: whether it is up or was started. refused: whether
     there will be no room for it. backing_off: whether a failed model is not tried again yet. Times are seconds since
     1970."""
 
     state: State
     failure_reason: str | None = None
+    deployment: str = ""
+    placements: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
     has_place: bool = False
     refused: bool = False
@@ -115,6 +119,8 @@ def state_of(seen: Replicas, row: Row, reports: tuple[Report, ...], now: float) 
     return ModelState(
         state=state,
         failure_reason=(seen.failure_reason or row.failure) if state is State.FAILED else None,
+        deployment=row.deployment,
+        placements=row.placements,
         reason=row.reason,
         has_place=row.replicas > 0,
         refused=row.refused,
@@ -141,16 +147,59 @@ def _loading(row: Row, reports: tuple[Report, ...], now: float) -> Loading:
     return Loading(phase, max(0.0, now - since), row.load_s)
 
 
+def member_state(host: ModelState, shown: Sequence[Mapping[str, Any]], now: float) -> ModelState:
+    """A model inside others' replicas. host: those. shown: the model in each of them, as `deployments.shelf.Shown`."""
+    known = replace(
+        host,
+        state=State.STOPPED,
+        failure_reason=None,
+        reason="" if host.state is State.RUNNING else host.reason,
+        backing_off=False,
+        replicas=0,
+        loaded_at=None,
+        unloads_at=None,
+        last_used_at=max((one["last_used"] for one in shown if one["last_used"]), default=None),
+        pending=sum(one["waiting"] for one in shown),
+        running=sum(one["running"] for one in shown),
+        memory_mb=0,
+        needs_mb=None,
+        loading=None,
+    )
+    phases: dict[str, list[Mapping[str, Any]]] = {}
+    for one in shown if host.state in (State.RUNNING, State.STARTING) else ():
+        phases.setdefault(one["phase"], []).append(one)
+    if up := phases.get("up"):
+        since = min(one["since"] for one in up)
+        return replace(known, state=State.RUNNING, replicas=len(up), loaded_at=since, reason="loaded")
+    if coming := [*phases.get("loading", ()), *phases.get("waiting", ())]:
+        loading = Loading(coming[0]["phase"], max(0.0, now - coming[0]["since"]), coming[0]["load_s"])
+        return replace(known, state=State.STARTING, loading=loading, reason=coming[0]["phase"])
+    if phases.get("leaving"):
+        return replace(known, state=State.STOPPING, reason="finishes its requests")
+    if failed := phases.get("failed"):
+        return replace(known, state=State.FAILED, failure_reason=failed[0]["failure"], backing_off=True)
+    if host.state is State.FAILED:
+        return replace(known, state=State.FAILED, failure_reason=host.failure_reason, backing_off=host.backing_off)
+    return known
+
+
 @dataclass(frozen=True)
 class Reading:
-    """Everything that is known of an application's models, by their deployments' names. cap: None without a policy of
-    ours."""
+    """Everything that is known of an application's models, by their deployments' names. members: of each, what is
+    shown of the models inside its replicas, by their names. cap: None without a policy of ours."""
 
     states: Mapping[str, ModelState]
     cap: int | None = None
+    members: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] = field(default_factory=dict)
 
-    def of(self, deployment_name: str) -> ModelState:
-        return self.states.get(deployment_name, STOPPED)
+    def of(self, deployment_name: str, member: str | None = None) -> ModelState:
+        state = self.states.get(deployment_name, STOPPED)
+        if member is None:
+            return state
+        return member_state(state, self.members.get(deployment_name, {}).get(member, ()), time.time())
+
+    def of_entry(self, entry: Entry) -> ModelState:
+        return self.of(entry.deployment_name, entry.member)
 
 
 class States:
@@ -181,18 +230,46 @@ class States:
     async def of(self, deployment_name: str, max_age_s: float | None = None) -> ModelState:
         return (await self.all(max_age_s)).of(deployment_name)
 
+    async def of_entry(self, entry: Entry, max_age_s: float | None = None) -> ModelState:
+        return (await self.all(max_age_s)).of_entry(entry)
 
-def read(app_name: str, board: Board) -> Reading:
+
+def read(app_name: str, board: Board, variants: Mapping[str, Sequence[str]]) -> Reading:
+    """variants: the deployments of each model or pool, by the first one's name."""
     from ray import serve
 
     application: Any = serve.status().applications.get(app_name)
     table = board.table() or Table()
-    reports: dict[str, tuple[Report, ...]] = {}
+    reports: dict[str, list[Report]] = {}
     for report in board.reports():
-        reports[report.model] = (*reports.get(report.model, ()), report)
+        reports.setdefault(report.model, []).append(report)
+    seen = {}
+    for name, d in (application.deployments if application else {}).items():
+        seen[name] = replicas_of(
+            str(d.status_trigger.value), d.message, {str(k): v for k, v in d.replica_states.items()}
+        )
     now = time.time()
     states = {}
-    for name, d in (application.deployments if application else {}).items():
-        seen = replicas_of(str(d.status_trigger.value), d.message, {str(k): v for k, v in d.replica_states.items()})
-        states[name] = state_of(seen, table.row(name), reports.get(name, ()), now)
-    return Reading(states, table.cap or None)
+    for name, own in variants.items():
+        row = table.row(name)
+        placed = together({v: seen[v] for v in own if v in seen}, row.deployment or name)
+        states[name] = state_of(placed, row, tuple(reports.get(name, ())), now)
+    members = {name: _members(own) for name, own in reports.items()}
+    return Reading(states, table.cap or None, members)
+
+
+def together(seen: Mapping[str, Replicas], chosen: str) -> Replicas:
+    """A model at all its placements, by deployment: the furthest state counts. A failure counts where the model is to
+    be: it may have left the others because of that."""
+    order = [State.RUNNING, State.FAILED, State.STARTING, State.STOPPING, State.STOPPED]
+    counted = [one for name, one in seen.items() if name == chosen or one.state is not State.FAILED]
+    best = min(counted, key=lambda one: order.index(one.state), default=Replicas())
+    return replace(best, running=sum(one.running for one in seen.values()))
+
+
+def _members(reports: Sequence[Report]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for report in reports:
+        for name, shown in report.members.items():
+            found.setdefault(name, []).append(shown)
+    return found

@@ -18,11 +18,12 @@ from ingress.states import Reading, State
 def health(catalog: Catalog, reading: Reading | None, issues: list[str]) -> dict[str, Any]:
     """reading: None if it failed; then `issues` says why."""
     reading = reading or Reading({})
-    running = dict.fromkeys((model.engine_name for model in catalog), 0)
+    running: dict[str, int] = {}
     issues = [*issues]
     for model in catalog:
-        now = reading.of(model.deployment_name)
-        running[model.engine_name] += now.state is State.RUNNING
+        now = reading.of_entry(model)
+        engine = model.engine_at(now.deployment)
+        running[engine] = running.get(engine, 0) + (now.state is State.RUNNING)
         if now.state is State.FAILED:
             issues.append(f"{model.name}: {now.failure_reason}")
         elif now.refused:
@@ -40,15 +41,16 @@ def health(catalog: Catalog, reading: Reading | None, issues: list[str]) -> dict
 
 
 def status(catalog: Catalog, reading: Reading) -> dict[str, Any]:
-    engines = {model.engine_name: 0.0 for model in catalog}
+    engines: dict[str, float] = {}
     models = []
     for model in catalog:
-        now = reading.of(model.deployment_name)
-        engines[model.engine_name] += now.memory_mb
+        now = reading.of_entry(model)
+        engine = model.engine_at(now.deployment)
+        engines[engine] = engines.get(engine, 0.0) + now.memory_mb
         models.append(
             {
                 "name": model.name,
-                "engine_type": model.engine_name,
+                "engine_type": engine,
                 # The word of this route for `running`.
                 "status": "loaded" if now.state is State.RUNNING else now.state,
                 "loaded_at": None

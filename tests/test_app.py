@@ -6,19 +6,22 @@ import json
 import warnings
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from deployments.config import ModelConfig, Settings
 from deployments.errors import ApiError, ModelLoadFailed, StopTimeout
 from deployments.residency.board import Board, Kind
 from ingress import states
-from ingress.catalog import Catalog
-from ingress.forward import Forwarder, Upstream
+from ingress.catalog import Catalog, Entry
+from ingress.forward import Forwarder, Onlooker, Upstream
 from ingress.leases import Route
 from ingress.management import Management
+from ingress.responses import Replica, Responses
 from ingress.states import ModelState, Reading, State, States
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
@@ -46,25 +49,38 @@ class Wishes(Board):
         return super().wish(model, kind)
 
 
+class Memory:
+    """A store of this process alone."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.put = self.values.__setitem__
+        self.get = self.values.get
+        self.delete = self.values.__delitem__
+
+    def keys(self, prefix: str) -> list[str]:
+        return [key for key in self.values if key.startswith(prefix)]
+
+
 class Done(Management):
     """What is asked for is done at once, or fails at once."""
 
     failure: ApiError | None = None
 
     def __init__(self, known: States, board: Board) -> None:
-        super().__init__(Catalog(SETTINGS.models), known, board, start_s=0, stop_s=0)
+        super().__init__(Catalog(SETTINGS.models), known, board, {}, start_s=0, stop_s=0)
         self.done: list[tuple[str, str]] = []
 
-    async def start(self, model: ModelConfig) -> None:
+    async def start(self, model: Entry) -> None:
         await self._do("start", model)
 
-    async def stop(self, model: ModelConfig) -> None:
+    async def stop(self, model: Entry) -> None:
         await self._do("stop", model)
 
     async def restart_autostart(self) -> dict[str, str]:
         return {QWEN.name: self.failure.message if self.failure else ""}
 
-    async def _do(self, what: str, model: ModelConfig) -> None:
+    async def _do(self, what: str, model: Entry) -> None:
         self.done.append((what, model.name))
         if self.failure:
             raise self.failure
@@ -76,23 +92,37 @@ class Echo(Forwarder):
     def __init__(self) -> None:
         pass
 
-    def answer(self, route: Route, upstream: Upstream) -> Response:
-        body = json.loads(upstream.body) if upstream.body.startswith(b"{") else None
-        return JSONResponse({"route": str(route), "headers": dict(upstream.headers), "body": body})
+    def answer(self, route: Route, upstream: Upstream, onlooker: Onlooker | None = None) -> Response:
+        return self._told(str(route), upstream)
+
+    def answer_of(self, replica: Replica, upstream: Upstream, gone: ApiError) -> Response:
+        return self._told(replica.url, upstream)
+
+    def _told(self, to: str, upstream: Upstream) -> Response:
+        return JSONResponse(
+            {
+                "to": to,
+                "method": upstream.method,
+                "target": upstream.target,
+                "headers": dict(upstream.headers),
+                "body": upstream.body.decode("latin-1"),
+            }
+        )
 
 
 class Server(PlainIngress):  # type: ignore[misc]
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings = SETTINGS) -> None:
         self.models: dict[str, ModelState] = {}
         self.failure: Exception | None = None
         self.board = Wishes()
         self.root = ""
-        self._settings = SETTINGS
-        self._catalog = Catalog(SETTINGS.models)
+        self._settings = settings
+        self._catalog = Catalog(settings.models)
         self._states = States(self._read)
         self._management = self.management = Done(self._states, self.board)
         self._routes = {model.name: model.name for model in self._catalog}
         self._forwarder = Echo()
+        self._responses = self.responses = Responses("app", "10.0.0.1", Memory())
 
     def _read(self) -> Reading:
         if self.failure:
@@ -103,6 +133,16 @@ class Server(PlainIngress):  # type: ignore[misc]
         transport = httpx.ASGITransport(api, raise_app_exceptions=False, root_path=self.root)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, self.root + path, **more)
+
+    async def raw(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """`path` as it is written: clients tidy theirs."""
+
+        async def spelled(scope: Scope, receive: Receive, send: Send) -> None:
+            await api({**scope, "path": unquote(path), "raw_path": path.encode()}, receive, send)
+
+        transport = httpx.ASGITransport(spelled, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, "/", **more)
 
 
 @pytest.fixture
@@ -250,7 +290,7 @@ async def test_card_carries_the_name_that_was_asked_for(server: Server) -> None:
 async def test_request_goes_to_its_models_route_as_it_is(server: Server) -> None:
     sent = {"model": "qwen/start", "messages": []}
     told = (await server.ask("POST", CHAT, json=sent)).json()
-    assert (told["route"], told["body"]) == ("Qwen/Qwen3-8B", sent)
+    assert (told["to"], json.loads(told["body"].encode("latin-1"))) == ("Qwen/Qwen3-8B", sent)
     assert "x-keep-alive" not in told["headers"]
 
 
@@ -269,7 +309,7 @@ async def test_word_on_how_long_the_model_stays_is_taken_out_of_the_request(
 ) -> None:
     sent = {"model": "Qwen/Qwen3-8B", "messages": [{"role": "user", "content": "ß"}]}
     told = (await server.ask("POST", CHAT, json={**sent, **said}, headers=headers)).json()
-    assert told["body"] == sent
+    assert json.loads(told["body"].encode("latin-1")) == sent
     assert float(told["headers"]["x-keep-alive"]) == seconds
 
 

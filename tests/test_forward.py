@@ -18,9 +18,10 @@ from starlette.types import Message, Scope
 
 from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
 from deployments.server import KEEP_ALIVE_HEADER, SECRET_HEADER
-from ingress import forward, leases
+from ingress import forward, leases, responses
 from ingress.forward import DELIVERIES, Forwarder, Upstream, upstream_of
 from ingress.leases import Lease, Route
+from ingress.responses import Held
 
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
@@ -99,7 +100,7 @@ class FakeRoute(Route):
         self.released: list[Lease] = []
         self.waits: list[float] = []
 
-    async def acquire(self, wait_s: float) -> Lease:
+    async def acquire(self, wait_s: float, session: str = "") -> Lease:
         self.waits.append(wait_s)
         port = self._ports.pop(0) if len(self._ports) > 1 else self._ports[0]
         metadata = {"host": "127.0.0.1", "port": port, "secret": "s3cret"}
@@ -120,7 +121,7 @@ class FullRoute(FakeRoute):
         super().__init__(0)
         self._error = error
 
-    async def acquire(self, wait_s: float) -> Lease:
+    async def acquire(self, wait_s: float, session: str = "") -> Lease:
         raise self._error
 
 
@@ -320,15 +321,71 @@ async def test_compressed_answer_stays_compressed(forwarder: Forwarder) -> None:
     assert client.body == body
 
 
+OURS = json.dumps({"error": {"message": "m", "type": "server_error", "param": None, "code": "x"}}, indent=3).encode()
+
+
 @pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests", "500 Oops", "503 Busy"])
 async def test_error_of_the_engine_is_an_answer_like_others(forwarder: Forwarder, status: str) -> None:
-    replica, client = Replica(whole(status, b'{"error": {}}', "retry-after: 3")), Client()
+    replica, client = Replica(whole(status, OURS, "retry-after: 3")), Client()
     async with replica.listening() as port:
         await client.reads(forwarder.answer(FakeRoute(port), REQUEST))
     assert client.status == int(status[:3])
     assert (b"retry-after", b"3") in client.headers
-    assert client.body == b'{"error": {}}'
+    assert client.body == OURS
     assert len(replica.asked) == 1
+
+
+async def test_error_of_another_shape_gets_ours(forwarder: Forwarder) -> None:
+    said = b'{"error": {"message": "too hot", "type": "BadRequestError", "param": "temperature", "code": 400}}'
+    client = Client()
+    script = whole("400 Bad Request", said, "content-type: text/x", "x-own: 1")
+    async with Replica(script).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST))
+    assert client.status == 400
+    assert json.loads(client.body)["error"] == {
+        "message": "too hot",
+        "type": "invalid_request_error",
+        "param": "temperature",
+        "code": "invalid_value",
+    }
+    assert sorted(client.headers) == [
+        (b"content-length", str(len(client.body)).encode()),
+        (b"content-type", b"application/json"),
+        (b"x-own", b"1"),
+    ]
+
+
+async def test_error_that_says_what_the_engine_has_not_got_is_a_400(forwarder: Forwarder) -> None:
+    client = Client()
+    async with Replica(whole("404 Not Found", b'{"detail":"Not Found"}')).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST))
+    assert client.status == 400
+    assert json.loads(client.body)["error"]["code"] == "wrong_mode"
+    assert "/v1/completions " in json.loads(client.body)["error"]["message"]
+
+
+async def test_compressed_error_is_not_read(forwarder: Forwarder) -> None:
+    body, client = gzip.compress(b"no"), Client()
+    async with Replica(whole("400 Bad Request", body, "content-encoding: gzip")).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST))
+    assert client.body == body
+
+
+async def test_redirect_of_an_engine_is_not_followed(forwarder: Forwarder) -> None:
+    replica, client = Replica(whole("307 Elsewhere", b"", "location: /sleep")), Client()
+    async with replica.listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST))
+    assert client.status == 307
+    assert len(replica.asked) == 1
+
+
+async def test_replica_is_asked_with_the_clients_method(forwarder: Forwarder) -> None:
+    replica = Replica(whole("200 OK", b"{}"))
+    async with replica.listening() as port:
+        await Client().reads(forwarder.answer(FakeRoute(port), Upstream("/v1/responses/r", {}, b"", "GET")))
+    (asked,) = replica.asked
+    assert asked.head.startswith("GET /v1/responses/r HTTP/1.1\r\n")
+    assert asked.header("content-type") is None
 
 
 async def test_stream_comes_back_untouched_and_without_a_length(forwarder: Forwarder) -> None:
@@ -414,9 +471,9 @@ async def test_search_for_a_replica_ends_with_the_wait_for_the_model(
     monkeypatch.setattr(forward, "time", clock)
 
     class Slow(FakeRoute):
-        async def acquire(self, wait_s: float) -> Lease:
+        async def acquire(self, wait_s: float, session: str = "") -> Lease:
             clock.now += 4
-            return await super().acquire(wait_s)
+            return await super().acquire(wait_s, session)
 
     route = Slow(closed_port)
     async with impatient(10, 30) as forwarder:
@@ -477,6 +534,123 @@ async def test_whole_events_are_followed_by_the_error_alone(forwarder: Forwarder
     assert client.body.startswith(b'data: 1\n\ndata: {"error"')
 
 
+async def test_error_event_of_messages_is_anthropics_too(forwarder: Forwarder) -> None:
+    client = Client()
+
+    async def script(connection: Connection) -> None:
+        await connection.write(SSE)
+        await connection.chunk(b"data: 1\n\n")
+        await client.next_body()
+
+    async with Replica(script).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), Upstream("/v1/messages?beta=true", {}, b"{}")))
+    assert client.body.startswith(b'data: 1\n\nevent: error\ndata: {"type": "error", "error": {"message": "')
+
+
+# Onlookers -----------------------------------------------------------------------------------------------------------
+
+
+class Watching:
+    """Remembers what it has seen, and from where."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bytes]] = []
+
+    async def whole(self, replica: responses.Replica, body: bytes) -> None:
+        await asyncio.sleep(0)
+        self.seen.append((replica.url, body))
+
+    def chunk(self, replica: responses.Replica, chunk: bytes) -> None:
+        self.seen.append((replica.url, chunk))
+
+
+async def test_onlooker_sees_an_answer_before_the_client_has_it(forwarder: Forwarder) -> None:
+    client = Client()
+
+    class Slow(Watching):
+        async def whole(self, replica: responses.Replica, body: bytes) -> None:
+            assert client.sent == []
+            await super().whole(replica, body)
+
+    onlooker = Slow()
+    async with Replica(whole("200 OK", b"{}")).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, onlooker))
+    assert onlooker.seen == [(f"http://127.0.0.1:{port}", b"{}")]
+    assert client.body == b"{}"
+
+
+async def test_onlooker_sees_a_stream_that_is_not_changed(forwarder: Forwarder) -> None:
+    client, onlooker = Client(), Watching()
+    async with Replica(streams(b"data: 1\n\n", DONE)).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, onlooker))
+    assert client.body == b"data: 1\n\n" + DONE
+    assert b"".join(chunk for _, chunk in onlooker.seen) == client.body
+
+
+async def test_onlooker_sees_no_error(forwarder: Forwarder) -> None:
+    onlooker = Watching()
+    async with Replica(whole("400 Bad Request", OURS)).listening() as port:
+        await Client().reads(forwarder.answer(FakeRoute(port), REQUEST, onlooker))
+    assert onlooker.seen == []
+
+
+# One replica and no other --------------------------------------------------------------------------------------------
+
+GONE = ApiError("gone")
+
+
+def held(port: int) -> Held:
+    return Held("a", f"http://127.0.0.1:{port}", "s3cret")
+
+
+@pytest.mark.parametrize("script", [whole("200 OK", b"{}"), streams(b"data: 1\n\n", DONE)])
+async def test_replica_is_asked_without_a_lease(forwarder: Forwarder, script: Script) -> None:
+    replica, client = Replica(script), Client()
+    async with replica.listening() as port:
+        await client.reads(forwarder.answer_of(held(port), REQUEST, GONE))
+    assert client.status == 200
+    assert client.body in (b"{}", b"data: 1\n\n" + DONE)
+    (asked,) = replica.asked
+    assert asked.header(SECRET_HEADER.decode()) == "s3cret"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(dies, id="dies"),
+        pytest.param(whole("401 Unauthorized", OURS), id="is another one"),
+        pytest.param(whole("503 Broken", OURS, f"{RETRY_HEADER}: 1"), id="is broken"),
+    ],
+)
+async def test_replica_that_cannot_answer_is_gone(forwarder: Forwarder, script: Script) -> None:
+    replica, client = Replica(script), Client()
+    async with replica.listening() as port:
+        with pytest.raises(ApiError) as caught:
+            await client.reads(forwarder.answer_of(held(port), REQUEST, GONE))
+    assert caught.value is GONE
+    assert client.sent == []
+    assert len(replica.asked) == 1
+
+
+async def test_replica_that_is_not_there_is_gone(forwarder: Forwarder, closed_port: int) -> None:
+    with pytest.raises(ApiError) as caught:
+        await Client().reads(forwarder.answer_of(held(closed_port), REQUEST, GONE))
+    assert caught.value is GONE
+
+
+async def test_replica_lost_in_its_stream_is_an_error_event(forwarder: Forwarder) -> None:
+    client = Client()
+
+    async def script(connection: Connection) -> None:
+        await connection.write(SSE)
+        await connection.chunk(b"data: 1\n\n")
+        await client.next_body()
+
+    async with Replica(script).listening() as port:
+        await client.reads(forwarder.answer_of(held(port), REQUEST, GONE))
+    assert torn_error(client, b"data: 1\n\n")["code"] == "engine_failed"
+
+
 # Clients that leave --------------------------------------------------------------------------------------------------
 
 
@@ -528,7 +702,7 @@ async def test_client_that_leaves_ends_the_wait_for_a_replica(forwarder: Forward
     class Waiting(FakeRoute):
         ended = False
 
-        async def acquire(self, wait_s: float) -> Lease:
+        async def acquire(self, wait_s: float, session: str = "") -> Lease:
             try:
                 await asyncio.Event().wait()
             finally:
@@ -733,11 +907,11 @@ async def test_stream_that_does_not_end_in_time_ends_with_an_error_event() -> No
 
 async def test_wait_for_the_model_is_not_taken_from_the_answers_time() -> None:
     class Loading(FakeRoute):
-        async def acquire(self, wait_s: float) -> Lease:
+        async def acquire(self, wait_s: float, session: str = "") -> Lease:
             loaded = asyncio.Event()
             asyncio.get_running_loop().call_later(0.25, loaded.set)
             await loaded.wait()
-            return await super().acquire(wait_s)
+            return await super().acquire(wait_s, session)
 
     client = Client()
     async with Replica(whole("200 OK", b"good")).listening() as port, impatient(30, 0.2) as forwarder:
@@ -748,12 +922,12 @@ async def test_wait_for_the_model_is_not_taken_from_the_answers_time() -> None:
 # upstream_of ---------------------------------------------------------------------------------------------------------
 
 
-def request(path: str, query: bytes = b"", root: str = "", **headers: str) -> Request:
+def request(path: str, query: bytes = b"", root: str = "", method: str = "POST", **headers: str) -> Request:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return Request(
         {
             "type": "http",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
             "server": ("test", 80),
             "path": path,
@@ -765,26 +939,37 @@ def request(path: str, query: bytes = b"", root: str = "", **headers: str) -> Re
 
 
 def test_replica_gets_nothing_of_the_clients_credentials() -> None:
-    asked = request("/v1/completions", authorization="Bearer key", cookie="a=b", x_replica_secret="guess", host="h")
-    assert upstream_of(asked, b"{}", "id-1") == Upstream(
-        "/v1/completions", {"content-type": "application/json", "x-request-id": "id-1"}, b"{}"
+    asked = request(
+        "/v1/completions", authorization="Bearer key", x_api_key="key", cookie="a=b", x_replica_secret="guess", host="h"
     )
+    assert upstream_of(asked, "/v1/completions", b"{}", "id-1") == Upstream(
+        "/v1/completions", {"content-type": "application/json", "x-request-id": "id-1"}, b"{}", "POST"
+    )
+
+
+def test_replica_gets_what_engines_read_of_the_headers() -> None:
+    told = {"accept": "text/event-stream", "anthropic-version": "2023-06-01", "anthropic-beta": "a,b"}
+    asked = request("/v1/messages", b"", "", "POST", **told)
+    assert upstream_of(asked, "/v1/messages", b"{}", "id-1").headers.items() >= told.items()
 
 
 def test_word_on_how_long_the_model_stays_is_the_ingresss_and_not_the_clients() -> None:
     asked = request("/v1/completions", x_keep_alive="5m")
     header = KEEP_ALIVE_HEADER.decode()
-    assert header not in upstream_of(asked, b"{}", "id-1").headers
+    assert header not in upstream_of(asked, "/v1/completions", b"{}", "id-1").headers
     for seconds in (0.0, 300.0, 0.5, 1e9, -1.0):
-        told = upstream_of(asked, b"{}", "id-1", seconds).headers[header]
+        told = upstream_of(asked, "/v1/completions", b"{}", "id-1", seconds).headers[header]
         assert float(told) == seconds
 
 
 def test_content_type_is_the_clients() -> None:
     asked = request("/v1/audio", content_type="multipart/form-data; boundary=x")
-    assert upstream_of(asked, b"", "").headers["content-type"] == "multipart/form-data; boundary=x"
+    assert upstream_of(asked, "/v1/audio", b"--x--", "").headers["content-type"] == "multipart/form-data; boundary=x"
+    assert "content-type" not in upstream_of(request("/v1/audio"), "/v1/audio", b"", "").headers
 
 
-def test_query_is_kept_and_the_applications_prefix_is_not() -> None:
-    assert upstream_of(request("/v1/rerank", b"a=%2F&b=c+d"), b"", "").path == "/v1/rerank?a=%2F&b=c+d"
-    assert upstream_of(request("/llm/v1/rerank", root="/llm"), b"", "").path == "/v1/rerank"
+def test_path_is_the_endpoints_and_the_query_is_kept() -> None:
+    asked = request("/llm/v1/rerank\n", b"a=%2F&b=c+d", root="/llm", method="GET")
+    upstream = upstream_of(asked, "/v1/rerank", b"", "")
+    assert (upstream.method, upstream.target) == ("GET", "/v1/rerank?a=%2F&b=c+d")
+    assert upstream.path == "/v1/rerank"

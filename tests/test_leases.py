@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
+import pickle
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from deployments.errors import ApiError, Capacity, ModelLoadFailed, ModelLoading
-from deployments.server import SECRET_HEADER
+from deployments.errors import ApiError, Capacity, EngineFailed, ModelLoadFailed, ModelLoading, ModelNotFound
+from deployments.server import MEMBER_HEADER, SECRET_HEADER
 from ingress import leases
 from ingress.leases import RETRY_AFTER_S, Lease, Route, load_failed, still_loading
 from ingress.states import Loading, ModelState, Reading, State, States
@@ -46,23 +48,46 @@ class Handle:
         self.gate.set()
         self.failures: list[BaseException] = []
         self.counts: Counter[str] = Counter()
-        self.cancelled = 0
         self.contexts: list[str] = []
-        self.wake = SimpleNamespace(remote=lambda: self.happens("wake"))
+        self.calls: list[tuple[str, dict[str, str]]] = []  # each with its options
+        self._options: dict[str, str] = {}
         self._changed = asyncio.Condition()
+
+    @property
+    def wake(self) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda: self.happens("wake"))
+
+    @property
+    def load(self) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda member: self.happens(f"load {member}"))
+
+    @property
+    def unload(self) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda member: self.happens(f"unload {member}"))
+
+    @property
+    def cancelled(self) -> int:
+        return self.counts["cancelled"]
+
+    def options(self, **options: str) -> Handle:
+        """Another handle of the same deployment, as Serve's."""
+        other = copy.copy(self)
+        other._options = {**self._options, **options}
+        return other
 
     def choose_replica(self) -> Slot:
         return Slot(self)
 
     async def happens(self, what: str) -> None:
         self.counts[what] += 1
+        self.calls.append((what, self._options))
         self.contexts.append(request_var.get())
         async with self._changed:
             self._changed.notify_all()
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
-            self.cancelled += 1
+            self.counts["cancelled"] += 1
             raise
         if self.failures:
             raise self.failures.pop(0)
@@ -80,16 +105,18 @@ def constants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RETRY_S", 0.0)
 
 
-def route(handle: Any, *, share: int = 100, state: ModelState | None = None) -> Route:
+def route(handle: Any, *, share: int = 100, state: ModelState | None = None, member: str | None = None) -> Route:
     states = States(lambda: Reading({} if state is None else {"org--m": state}))
-    return Route(handle, name="org/m", deployment_name="org--m", share=share, here=HERE, states=states)
+    return Route(
+        {"org--m": handle}, name="org/m", deployment_name="org--m", share=share, here=HERE, states=states, member=member
+    )
 
 
 class Looks(States):
     """Counts how often a waiting request looks at the states."""
 
     def __init__(self, outcome: ModelState | Exception) -> None:
-        self._outcome = outcome
+        self.outcome = outcome
         self._count = 0
         self._changed = asyncio.Condition()
 
@@ -97,9 +124,9 @@ class Looks(States):
         self._count += 1
         async with self._changed:
             self._changed.notify_all()
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        return self._outcome
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
     def expire(self) -> None:
         pass
@@ -108,8 +135,9 @@ class Looks(States):
         async with asyncio.timeout(10), self._changed:
             await self._changed.wait_for(lambda: self._count >= count)
 
-    def route(self, handle: Any) -> Route:
-        return Route(handle, name="org/m", deployment_name="org--m", share=100, here=HERE, states=self)
+    def route(self, handle: Any, elsewhere: Any = None, member: str | None = None) -> Route:
+        handles = {"org--m": handle, "org--m~1": elsewhere}
+        return Route(handles, name="org/m", deployment_name="org--m", share=100, here=HERE, states=self, member=member)
 
 
 async def all_waiting(*tasks: asyncio.Task[Any]) -> None:
@@ -242,7 +270,7 @@ async def test_lease_is_given_back_once_when_its_last_user_ends() -> None:
     assert handle.counts["give back"] == 0
     r.release(lease)
     await handle.reaches("give back", 1)
-    r._expire(lease)  # its time is up afterwards
+    r._expire("", lease)  # its time is up afterwards
     await asyncio.sleep(0)
     assert handle.counts["give back"] == 1
 
@@ -289,7 +317,7 @@ async def test_lease_that_nobody_came_for_is_given_back(monkeypatch: pytest.Monk
     monkeypatch.setattr(leases, "LEASE_S", 0.0)
     handle = Handle()
     r = route(handle)
-    await r._open()
+    await r._open("", "org--m")
     await handle.reaches("give back", 1)
 
 
@@ -468,3 +496,214 @@ async def test_replica_of_the_same_node_is_asked_over_loopback(node: str, url: s
     (lease,) = await acquire(route(handle))
     assert lease.url == url
     assert lease.headers == {SECRET_HEADER.decode(): "secret-1"}
+
+
+# Several placements --------------------------------------------------------------------------------------------------
+
+
+def served_at(deployment: str, **more: Any) -> Looks:
+    return Looks(ModelState(State.STARTING, deployment=deployment, **more))
+
+
+async def test_wait_goes_on_at_the_placement_where_the_model_is_served() -> None:
+    first, second = Handle(), Handle()
+    first.gate.clear()
+    waiters = [asyncio.create_task(acquiring) for acquiring in _of_one(served_at("org--m~1").route(first, second), 5)]
+    lent = await asyncio.wait_for(asyncio.gather(*waiters), 10)
+    assert len(set(lent)) == 1
+    assert (first.counts["wake"], first.cancelled, first.counts["choose"]) == (1, 1, 0)
+    assert (second.counts["wake"], second.counts["choose"]) == (1, 1)
+
+
+def _of_one(r: Route, count: int) -> list[Any]:
+    return [r.acquire(LONG) for _ in range(count)]
+
+
+async def test_place_is_remembered_for_the_next_request() -> None:
+    first, second = Handle(), Handle()
+    first.gate.clear()
+    r = served_at("org--m~1").route(first, second)
+    (lease,) = await acquire(r)
+    lease.end()
+    r.release(lease)
+    await acquire(r)
+    assert (first.counts["wake"], second.counts["wake"]) == (1, 2)
+
+
+async def test_model_moves_back() -> None:
+    first, second = Handle(), Handle()
+    first.gate.clear()
+    looks = served_at("org--m~1")
+    r = looks.route(first, second)
+    (lease,) = await acquire(r)
+    lease.end()
+    r.release(lease)
+    first.gate.set()
+    second.gate.clear()
+    looks.outcome = ModelState(State.STARTING, deployment="org--m")
+    await asyncio.wait_for(r.acquire(LONG), 10)
+    assert (second.counts["wake"], second.cancelled, first.counts["choose"]) == (2, 1, 1)
+
+
+async def test_model_that_moved_is_woken_though_a_lease_of_its_old_place_is_held() -> None:
+    """A call that only reserves a slot could not be cancelled while it waits for the model."""
+    first, second = Handle(), Handle()
+    looks = Looks(ModelState(State.RUNNING, deployment="org--m"))
+    r = looks.route(first, second)
+    (lease,) = await acquire(r)
+    lease.end()  # its stream goes on
+    first.gate.clear()
+    looks.outcome = ModelState(State.STARTING, deployment="org--m~1")
+    await asyncio.wait_for(r.acquire(LONG), 10)
+    assert [call for call, _ in second.calls] == ["wake", "choose"]
+
+
+@pytest.mark.parametrize("deployment", ["", "org--m~7", "other"])
+async def test_place_that_is_not_the_models_moves_nothing(deployment: str) -> None:
+    first = Handle()
+    first.gate.clear()
+    looks = served_at(deployment)
+    waiter = asyncio.create_task(looks.route(first, Handle()).acquire(LONG))
+    await looks.reaches(3)
+    first.gate.set()
+    assert (await waiter).users == 1
+    assert first.counts["wake"] == 1
+
+
+async def test_wait_that_moves_ends_at_its_time() -> None:
+    first, second = Handle(), Handle()
+    first.gate.clear()
+    second.gate.clear()
+    with pytest.raises(ModelLoading):
+        await asyncio.wait_for(served_at("org--m~1", has_place=True).route(first, second).acquire(0.1), 10)
+    await asyncio.sleep(0)
+    assert (first.cancelled, second.cancelled) == (1, 1)
+
+
+# Members -------------------------------------------------------------------------------------------------------------
+
+
+async def test_member_is_named_to_serve_and_to_the_replica() -> None:
+    handle = Handle()
+    (lease,) = await acquire(route(handle, member="style"))
+    assert handle.calls == [(call, {"multiplexed_model_id": "style"}) for call in ("wake", "choose")]
+    assert lease.headers == {SECRET_HEADER.decode(): "secret-1", MEMBER_HEADER.decode(): "style"}
+
+
+async def test_model_with_replicas_of_its_own_names_no_member() -> None:
+    handle = Handle()
+    (lease,) = await acquire(route(handle))
+    assert handle.calls == [("wake", {}), ("choose", {})]
+    assert MEMBER_HEADER.decode() not in lease.headers
+
+
+async def test_load_and_unload_reach_a_replica_that_has_the_member() -> None:
+    handle = Handle()
+    r = route(handle, member="style")
+    await r.load()
+    await r.unload()
+    assert handle.calls == [(f"{what} style", {"multiplexed_model_id": "style"}) for what in ("load", "unload")]
+
+
+@pytest.mark.parametrize("method", ["load", "unload"])
+async def test_member_is_loaded_and_unloaded_where_its_host_is_served(method: str) -> None:
+    first, second = Handle(), Handle()
+    r = served_at("org--m~1").route(first, second, member="style")
+    await getattr(r, method)()
+    assert [call for call, _ in second.calls] == [f"{method} style"]
+    assert not first.calls
+
+
+class Wrapped(Exception):
+    """As Ray's, around what a replica raises."""
+
+    def __init__(self, cause: BaseException | None) -> None:
+        super().__init__("a long trace")
+        self.cause = cause
+
+
+@pytest.mark.parametrize("method", ["load", "unload"])
+@pytest.mark.parametrize(
+    ("failure", "expected", "text"),
+    [
+        (Wrapped(ModelLoadFailed("no weights", retry_after_s=3)), ModelLoadFailed, "^no weights$"),
+        (ModelNotFound("not served here"), ModelNotFound, "^not served here$"),
+        (Wrapped(KeyError("style")), EngineFailed, r"'org/m' failed: KeyError\('style'\)"),
+        (Wrapped(None), EngineFailed, "'org/m' failed: Wrapped"),
+        (RuntimeError("actor died"), EngineFailed, r"'org/m' failed: RuntimeError\('actor died'\)"),
+    ],
+)
+async def test_failure_inside_a_replica_is_told_as_what_it_is(
+    method: str, failure: Exception, expected: type[ApiError], text: str
+) -> None:
+    handle = Handle()
+    handle.failures = [failure]
+    with pytest.raises(expected, match=text) as caught:
+        await getattr(route(handle, member="style"), method)()
+    assert type(caught.value) is expected
+
+
+def test_error_crosses_processes_whole() -> None:
+    error = pickle.loads(pickle.dumps(ModelLoading("slow", retry_after_s=3, details={"loading": {"phase": "up"}})))
+    assert (error.message, error.retry_after_s, error.code) == ("slow", 3, "model_loading")
+    assert error.body()["error"]["loading"] == {"phase": "up"}
+
+
+# Sessions ------------------------------------------------------------------------------------------------------------
+
+
+async def test_session_is_named_to_serve_beside_the_member() -> None:
+    handle = Handle()
+    await route(handle, member="style").acquire(LONG, "ann")
+    assert [options for _, options in handle.calls] == [{"multiplexed_model_id": "style", "session_id": "ann"}] * 2
+
+
+async def test_requests_of_a_session_share_and_those_of_two_never_do() -> None:
+    handle = Handle()
+    r = route(handle)
+    names = ["ann", "bob", "", "ann", "bob", ""]
+    lent = await asyncio.gather(*(r.acquire(LONG, name) for name in names))
+    assert lent[:3] == lent[3:]
+    assert len(set(lent)) == 3
+    assert handle.counts["choose"] == 3
+    assert {options.get("session_id", "") for call, options in handle.calls if call == "choose"} == {"ann", "bob", ""}
+
+
+async def test_waiter_of_one_session_that_leaves_ends_no_other_sessions_wait() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle)
+    leaves, stays = (asyncio.create_task(r.acquire(LONG, name)) for name in ("ann", "bob"))
+    await all_waiting(leaves, stays)
+    leaves.cancel()
+    await asyncio.wait({leaves})
+    handle.gate.set()
+    assert (await stays).users == 1
+    assert handle.cancelled == 1
+
+
+async def test_share_of_a_session_is_bounded_as_others_are() -> None:
+    handle = Handle()
+    r = route(handle, share=2)
+    lent = await asyncio.gather(*(r.acquire(LONG, "ann") for _ in range(3)))
+    assert sorted(Counter(lent).values()) == [1, 2]
+
+
+async def test_nothing_is_kept_of_sessions_that_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE_S", 0.02)
+    handle = Handle()
+    r = route(handle)
+    for lease in await asyncio.gather(*(r.acquire(LONG, f"session-{n}") for n in range(20))):
+        r.release(lease)
+    await handle.reaches("give back", handle.counts["choose"])
+    assert (r._current, r._opening, r._held) == ({}, {}, {})
+
+
+async def test_nothing_is_kept_of_sessions_that_got_no_replica() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    r = route(handle)
+    for n in range(3):
+        with pytest.raises(Capacity):
+            await r.acquire(0.0, f"session-{n}")
+    assert (r._current, r._opening, r._held) == ({}, {}, {})

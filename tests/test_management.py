@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from deployments.config import ModelConfig
+from deployments.config import Adapter, ModelConfig, Placement
 from deployments.errors import (
     ApiError,
     Capacity,
+    EngineFailed,
     ModelLoadFailed,
     ModelLoading,
     ModelNotFound,
@@ -21,18 +24,25 @@ from deployments.errors import (
     StopTimeout,
 )
 from deployments.residency.board import Board, Row, Table, Wish, encode
+from deployments.shelf import Shown
 from ingress import management, states
-from ingress.catalog import Catalog
-from ingress.leases import RETRY_AFTER_S
+from ingress.catalog import Catalog, Entry
+from ingress.leases import RETRY_AFTER_S, Route
 from ingress.management import Management, view
 from ingress.states import STOPPED, Loading, ModelState, Reading, State, States
 
 LONG = 30.0
 NOW = 1_800_000_000.0
-QWEN = ModelConfig(name="Qwen/Qwen3-8B", aliases=("qwen",), engine="echo", auto_start=True)
-SMOL = ModelConfig(name="smol", engine="echo", auto_start=True)
-LAZY = ModelConfig(name="lazy", engine="echo", auto_load=False)
+CATALOG = Catalog(
+    [
+        ModelConfig(name="Qwen/Qwen3-8B", aliases=("qwen",), engine="echo", auto_start=True),
+        ModelConfig(name="smol", engine="echo", auto_start=True),
+        ModelConfig(name="lazy", engine="echo", auto_load=False),
+    ]
+)
+QWEN, SMOL, LAZY = CATALOG
 SUPERSEDED = "another wish came after it: stop"
+request_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_var")
 
 CONTRACT = {
     *("name", "aliases", "mode", "engine", "status", "failure_reason", "replicas", "pending_requests"),
@@ -123,20 +133,19 @@ def manage(policy: Policy, wait_s: float = LONG, models: Mapping[str, ModelState
 
 
 def over(read: Callable[[], Reading], policy: Policy, wait_s: float = LONG) -> Management:
-    return Management(Catalog([QWEN, SMOL, LAZY]), States(read), policy.board, start_s=wait_s, stop_s=wait_s)
+    return Management(CATALOG, States(read), policy.board, {}, start_s=wait_s, stop_s=wait_s)
 
 
 class Impatient(Management):
     """Does not wait for `smol`."""
 
     def __init__(self, policy: Policy, **models: ModelState) -> None:
-        catalog, known = Catalog([QWEN, SMOL, LAZY]), States(lambda: Reading(models))
-        super().__init__(catalog, known, policy.board, start_s=LONG, stop_s=LONG)
+        super().__init__(CATALOG, States(lambda: Reading(models)), policy.board, {}, start_s=LONG, stop_s=LONG)
 
-    async def _wait(self, wish: Wish, wait_s: float) -> str:
+    async def _wait(self, wish: Wish) -> str:
         if wish.model == "smol":
             raise TimeoutError
-        return await super()._wait(wish, wait_s)
+        return await super()._wait(wish)
 
 
 async def waits(task: asyncio.Task[Any]) -> None:
@@ -242,8 +251,8 @@ async def test_stop_that_was_superseded_says_so(policy: Policy) -> None:
 
 
 async def test_wish_is_left_and_not_waited_for(policy: Policy) -> None:
-    wish = await manage(policy).wish(LAZY, "restart")
-    assert policy.board.wishes() == (wish,)
+    await manage(policy).wish(LAZY, "restart")
+    (wish,) = policy.board.wishes()
     assert (wish.model, wish.kind) == ("lazy", "restart")
 
 
@@ -317,6 +326,241 @@ async def test_restart_that_takes_too_long_is_a_problem_of_that_model(policy: Po
     assert await restart == {"Qwen/Qwen3-8B": "", "smol": "The model 'smol' is still loading."}
 
 
+# Members -------------------------------------------------------------------------------------------------------------
+
+INSIDE = Catalog(
+    [
+        ModelConfig(
+            name="org/base",
+            engine="echo",
+            auto_start=True,
+            adapters=(Adapter(name="style", path="/style"), Adapter(name="tone", path="/tone")),
+        ),
+        ModelConfig(name="p1", aliases=("one",), engine="echo", pool="many", auto_start=True),
+        ModelConfig(name="p2", engine="echo", pool="many"),
+    ]
+)
+BASE, STYLE, TONE, P1, P2 = INSIDE
+
+
+class Inside(Route):
+    """The way to one member, in as many replicas as it is told. Each step waits for its gate, and fails as told."""
+
+    def __init__(self, happened: list[str], name: str) -> None:
+        self._happened = happened
+        self._name = name
+        self.replicas = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failures: list[Exception] = []
+
+    async def load(self) -> None:
+        await self._happens("load")
+        self.replicas = 1
+
+    async def unload(self) -> None:
+        await self._happens("unload")
+        self.replicas -= 1
+
+    async def _happens(self, what: str) -> None:
+        self._happened.append(f"{what} {self._name}")
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        return [asdict(Shown("up", NOW)) for _ in range(self.replicas)]
+
+
+class Replicas:
+    """Management over hosts that are as a test says, whose members come and go."""
+
+    def __init__(self, policy: Policy, wait_s: float = LONG) -> None:
+        self.happened: list[str] = []
+        self.hosts = {name: ModelState(State.RUNNING) for name in ("org--base", "pool--many")}
+        self.routes = {entry.name: Inside(self.happened, entry.name) for entry in INSIDE}
+        self.management = Management(
+            INSIDE, States(self._read), policy.board, self.routes, start_s=wait_s, stop_s=wait_s
+        )
+
+    def _read(self) -> Reading:
+        members: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for entry in INSIDE:
+            if entry.member is not None:
+                members.setdefault(entry.deployment_name, {})[entry.member] = self.routes[entry.name].shown
+        return Reading(self.hosts, members=members)
+
+
+@pytest.mark.parametrize(("entry", "host"), [(STYLE, "org--base"), (P1, "pool--many")])
+async def test_member_is_loaded_once_its_host_is_up(policy: Policy, entry: Entry, host: str) -> None:
+    replicas = Replicas(policy)
+    start = asyncio.create_task(replicas.management.start(entry))
+    (wish,) = await policy.sees(1)
+    assert (wish.model, wish.kind) == (host, "start")
+    await waits(start)
+    assert replicas.happened == []
+    policy.answer(wish)
+    await start
+    assert replicas.happened == [f"load {entry.name}"]
+
+
+async def test_member_of_a_host_that_cannot_start_is_not_loaded(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    start = asyncio.create_task(replicas.management.start(STYLE))
+    policy.answer(*await policy.sees(1), problem="ValueError: no weights")
+    with pytest.raises(ModelLoadFailed, match="'style' could not be loaded: ValueError: no weights"):
+        await start
+    assert replicas.happened == []
+
+
+async def test_member_that_cannot_be_loaded_says_why(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    replicas.routes["style"].failures = [ModelLoadFailed("rank 64 is too much")]
+    start = asyncio.create_task(replicas.management.start(STYLE))
+    policy.answer(*await policy.sees(1))
+    with pytest.raises(ModelLoadFailed, match="rank 64 is too much"):
+        await start
+
+
+async def test_member_that_takes_too_long_to_load_says_so(policy: Policy) -> None:
+    replicas = Replicas(policy, 0.2)
+    replicas.hosts["org--base"] = ModelState(State.RUNNING, has_place=True)
+    replicas.routes["style"].gate.clear()
+    start = asyncio.create_task(replicas.management.start(STYLE))
+    policy.answer(*await policy.sees(1))
+    with pytest.raises(ModelLoading, match="'style' is still loading"):
+        await start
+
+
+async def test_member_is_taken_out_of_every_replica_and_its_host_stays(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    replicas.routes["p1"].replicas = 3
+    await replicas.management.stop(P1)
+    assert replicas.happened == ["unload p1"] * 3
+    assert policy.board.wishes() == ()
+
+
+async def test_stop_of_a_member_that_is_not_loaded_asks_nobody(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    await replicas.management.stop(P1)
+    assert replicas.happened == []
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.STOPPING, State.FAILED])
+async def test_stop_of_a_member_whose_host_is_gone_asks_nobody(policy: Policy, state: State) -> None:
+    replicas = Replicas(policy)
+    replicas.routes["p1"].replicas = 1
+    replicas.hosts["pool--many"] = ModelState(state)
+    await replicas.management.stop(P1)
+    assert replicas.happened == []
+
+
+async def test_stop_of_a_member_that_still_answers_is_a_timeout(policy: Policy) -> None:
+    replicas = Replicas(policy, 0.01)
+    replicas.routes["p1"].replicas = 1
+    replicas.routes["p1"].gate.clear()
+    with pytest.raises(StopTimeout, match="'p1' still finishes its requests"):
+        await replicas.management.stop(P1)
+
+
+async def test_replica_that_dies_while_a_member_is_taken_out_has_it_no_more(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    replicas.routes["p1"].replicas = 2
+    replicas.routes["p1"].failures = [EngineFailed("The replica failed: actor died")]
+    await replicas.management.stop(P1)
+    assert replicas.happened == ["unload p1"] * 3
+
+
+async def test_unattended_start_and_stop_of_a_member_go_on(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    await replicas.management.wish(P1, "start")
+    policy.answer(*await policy.sees(1))
+    await reaches(lambda: replicas.routes["p1"].replicas == 1)
+    await replicas.management.wish(P1, "stop")
+    await reaches(lambda: replicas.routes["p1"].replicas == 0)
+    assert replicas.happened == ["load p1", "unload p1"]
+
+
+@pytest.mark.parametrize("failure", [ModelLoadFailed("no weights"), RuntimeError("no controller")])
+async def test_unattended_failure_is_in_the_log(
+    policy: Policy, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    replicas = Replicas(policy)
+    replicas.routes["p1"].failures = [failure]
+    await replicas.management.wish(P1, "start")
+    policy.answer(*await policy.sees(1))
+    await reaches(lambda: f"Model p1: {failure}" in caplog.messages)
+
+
+async def test_unattended_work_belongs_to_no_request(policy: Policy) -> None:
+    """Ray would cancel its calls with that request."""
+    seen: list[str] = []
+
+    class Looks(Inside):
+        async def unload(self) -> None:
+            seen.append(request_var.get("none"))
+            await super().unload()
+
+    replicas = Replicas(policy)
+    replicas.routes["p1"] = Looks([], "p1")
+    replicas.management._routes = replicas.routes
+    replicas.routes["p1"].replicas = 1
+    request_var.set("mine")
+    await replicas.management.wish(P1, "stop")
+    await reaches(lambda: seen == ["none"])
+
+
+async def test_all_hosts_are_stopped_once_and_members_that_were_up_are_named(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    for name in ("style", "p2"):
+        replicas.routes[name].replicas = 1
+    stop = asyncio.create_task(replicas.management.stop_all())
+    wishes = await policy.sees(2)
+    assert [(wish.model, wish.kind) for wish in wishes] == [("org--base", "stop"), ("pool--many", "stop")]
+    policy.answer(*wishes)
+    assert await stop == ["org/base", "style", "p2"]
+    assert replicas.happened == []
+    assert len(policy.board.wishes()) == 0
+
+
+async def test_stop_of_all_that_takes_too_long_names_the_base_and_not_its_adapter(policy: Policy) -> None:
+    with pytest.raises(StopTimeout, match="'org/base' still"):
+        await Replicas(policy, 0.01).management.stop_all()
+
+
+async def test_restart_of_a_member_leaves_the_others_beside_it(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    for name in ("p1", "p2"):
+        replicas.routes[name].replicas = 1
+    restart = asyncio.create_task(replicas.management.restart_autostart())
+    wishes = {wish.model: wish for wish in await policy.sees(2)}
+    assert {model: wish.kind for model, wish in wishes.items()} == {"org--base": "restart", "pool--many": "start"}
+    policy.answer(*wishes.values())
+    assert await restart == {"org/base": "", "p1": ""}
+    assert replicas.happened == ["unload p1", "load p1"]
+
+
+async def test_members_are_listed_with_their_parents_and_pools(policy: Policy) -> None:
+    replicas = Replicas(policy)
+    replicas.routes["p2"].replicas = 1
+    shown = await replicas.management.models()
+    assert [(m["name"], m["parent"], m["pool"], m["placement"], m["status"]) for m in shown] == [
+        ("org/base", None, None, "org--base", "running"),
+        ("style", "org/base", None, "org--base", "stopped"),
+        ("tone", "org/base", None, "org--base", "stopped"),
+        ("p1", None, "many", "pool--many", "stopped"),
+        ("p2", None, "many", "pool--many", "running"),
+    ]
+    assert (await replicas.management.model("one"))["name"] == "p1"
+
+
+async def reaches(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event
+            await asyncio.sleep(0.001)
+
+
 # How the models are --------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +586,10 @@ def test_view_of_a_running_model() -> None:
         "aliases": ["qwen"],
         "mode": "chat",
         "engine": "echo",
+        "parent": None,
+        "pool": None,
+        "placement": "Qwen--Qwen3-8B",
+        "not_placed": {},
         "status": "running",
         "failure_reason": None,
         "reason": "idle",
@@ -361,6 +609,17 @@ def test_view_of_a_running_model() -> None:
         "pinned": False,
         "priority": 0,
     }
+
+
+def test_view_tells_where_a_model_is_served_and_why_not_elsewhere() -> None:
+    placements = (Placement(engine="vllm", source="org/a", num_gpus=1), Placement(engine="echo"))
+    (entry,) = Catalog([ModelConfig(name="a", engine="echo", placements=placements)])
+    now = ModelState(State.RUNNING, deployment="a~1", placements={"a": "no node has GPU: 1"})
+    shown = view(entry, now)
+    assert (shown["placement"], shown["engine"]) == ("a~1", "echo")
+    assert shown["not_placed"] == {"a": "no node has GPU: 1"}
+    before = view(entry, STOPPED)
+    assert (before["placement"], before["engine"], before["not_placed"]) == ("a", "vllm", {})
 
 
 def test_view_of_a_model_that_starts_tells_how_far_it_is() -> None:

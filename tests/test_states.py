@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from deployments.residency.board import Report, Row
+from deployments.config import Adapter, ModelConfig
+from deployments.residency.board import Board, Report, Row, Table, encode
+from deployments.shelf import Shelf, Shown
 from ingress import states
+from ingress.catalog import Catalog
 from ingress.states import (
     STOPPED,
     Loading,
@@ -16,9 +23,13 @@ from ingress.states import (
     State,
     States,
     failure_reason,
+    member_state,
+    read,
     replicas_of,
     state_of,
+    together,
 )
+from tests.residency.store import Memory
 
 FAILURE = "REPLICA_STARTUP_FAILED"
 NOW = 1_800_000_000.0
@@ -229,6 +240,242 @@ def test_only_a_start_is_loading() -> None:
 )
 def test_retry_after_is_what_is_left_of_the_last_starts_time(loading: Loading, text: str, retry_after_s: int) -> None:
     assert (str(loading), loading.retry_after_s) == (text, retry_after_s)
+
+
+# At several placements -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param([], NOT_UP, id="not deployed yet"),
+        pytest.param([NOT_UP, NOT_UP], NOT_UP, id="down"),
+        pytest.param([NOT_UP, STARTING], STARTING, id="starts at the second"),
+        pytest.param([Replicas(State.STOPPING), STARTING], STARTING, id="moves"),
+        pytest.param([Replicas(State.STOPPING), NOT_UP], Replicas(State.STOPPING), id="ends at the first"),
+        pytest.param([UP, STARTING], UP, id="is up while it starts elsewhere"),
+        pytest.param([Replicas(State.FAILED, "bad"), UP], UP, id="failed at one, and up at the other"),
+        pytest.param([UP, Replicas(State.RUNNING, running=2)], Replicas(State.RUNNING, running=3), id="up at both"),
+    ],
+)
+def test_furthest_of_its_placements_is_the_models_state(seen: list[Replicas], expected: Replicas) -> None:
+    named = dict(zip("abc", seen, strict=False))
+    backwards = dict(reversed(named.items()))
+    assert all(together(named, name) == together(backwards, name) == expected for name in named or "a")
+
+
+def test_failure_counts_only_where_the_model_is_to_be() -> None:
+    failed = Replicas(State.FAILED, "its node went")
+    seen = {"a": failed, "a~1": STARTING}
+    assert together(seen, "a") == failed
+    assert together(seen, "a~1") == STARTING
+    assert together({"a": failed}, "a~1") == NOT_UP
+
+
+def test_models_state_says_where_it_is_served_and_why_not_elsewhere() -> None:
+    row = Row(deployment="a~1", placements={"a": "no node has GPU: 1"})
+    now = state(UP, row)
+    assert (now.deployment, now.placements) == ("a~1", {"a": "no node has GPU: 1"})
+
+
+# Inside others' replicas ---------------------------------------------------------------------------------------------
+
+HOST = ModelState(
+    State.RUNNING,
+    deployment="pool--p~1",
+    placements={"pool--p": "no node has GPU: 1"},
+    reason="in use",
+    has_place=True,
+    replicas=2,
+    pending=7,
+    running=8,
+    loaded_at=NOW - 99,
+    last_used_at=NOW - 1,
+    unloads_at=NOW + 99,
+    memory_mb=700,
+    needs_mb=800,
+    context_length=2048,
+)
+
+
+def shown(phase: str, age_s: float = 5, **more: Any) -> dict[str, Any]:
+    return asdict(Shown(phase, NOW - age_s, **more))
+
+
+def inside(host: ModelState, *each: dict[str, Any]) -> ModelState:
+    return member_state(host, each, NOW)
+
+
+def test_what_is_read_of_a_member_is_what_a_shelf_shows() -> None:
+    class Nothing:
+        async def load(self, name: str) -> Any: ...
+        async def unload(self, name: str) -> None: ...
+        async def check(self, name: str) -> None: ...
+
+    async def announce(name: str) -> None: ...
+
+    members = Shelf(Nothing(), {"a": math.inf}, 1, announce, wait_s=1, turn_s=1)
+    members._enter(members._find("a"), "up")
+    now = member_state(HOST, [members.shown()["a"]], NOW)
+    assert (now.state, now.replicas) == (State.RUNNING, 1)
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        pytest.param([], State.STOPPED, id="never asked for"),
+        pytest.param([""], State.STOPPED, id="unloaded"),
+        pytest.param(["waiting"], State.STARTING, id="waits for a place"),
+        pytest.param(["loading"], State.STARTING, id="loads"),
+        pytest.param(["up"], State.RUNNING, id="up"),
+        pytest.param(["leaving"], State.STOPPING, id="finishes its requests"),
+        pytest.param(["failed"], State.FAILED, id="failed"),
+        pytest.param(["loading", "up"], State.RUNNING, id="up in one replica, loads in another"),
+        pytest.param(["leaving", "waiting"], State.STARTING, id="moves to another replica"),
+        pytest.param(["failed", "leaving"], State.STOPPING, id="failed where it is not"),
+        pytest.param(["", "failed"], State.FAILED, id="failed in the only one that tried"),
+    ],
+)
+def test_furthest_of_its_replicas_is_the_members_state(phases: list[str], expected: State) -> None:
+    each = [shown(phase, failure="bad" if phase == "failed" else None) for phase in phases]
+    for order in (each, each[::-1]):
+        now = inside(HOST, *order)
+        assert now.state is expected
+        assert now.failure_reason == ("bad" if expected is State.FAILED else None)
+        assert (now.loading is not None) == (expected is State.STARTING)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        (State.RUNNING, State.RUNNING),
+        (State.STARTING, State.RUNNING),
+        (State.STOPPING, State.STOPPED),
+        (State.STOPPED, State.STOPPED),
+        (State.FAILED, State.FAILED),
+    ],
+)
+def test_old_report_of_a_process_that_is_gone_holds_no_member(host: State, expected: State) -> None:
+    assert inside(ModelState(host), shown("up")).state is expected
+
+
+def test_failed_host_fails_its_members_with_its_reason() -> None:
+    now = inside(ModelState(State.FAILED, "no weights", backing_off=True))
+    assert (now.state, now.failure_reason, now.backing_off) == (State.FAILED, "no weights", True)
+
+
+def test_refused_host_refuses_its_members() -> None:
+    assert inside(ModelState(State.STOPPED, refused=True, reason="it needs 9 MB")).refused
+
+
+def test_figures_of_a_member_are_its_own_and_not_its_hosts() -> None:
+    each = [
+        shown("up", 60, running=2, last_used=NOW - 3),
+        shown("up", 30, running=1, last_used=NOW - 2),
+        shown("loading", 1, waiting=4),
+    ]
+    assert inside(HOST, *each) == ModelState(
+        State.RUNNING,
+        deployment="pool--p~1",
+        placements={"pool--p": "no node has GPU: 1"},
+        reason="loaded",
+        has_place=True,
+        replicas=2,
+        pending=4,
+        running=3,
+        loaded_at=NOW - 60,
+        last_used_at=NOW - 2,
+        context_length=2048,
+    )
+
+
+def test_member_that_is_not_loaded_keeps_its_last_use_and_no_other_figure() -> None:
+    now = inside(HOST, shown("", last_used=NOW - 9, load_s=2))
+    assert (now.state, now.last_used_at) == (State.STOPPED, NOW - 9)
+    assert (now.replicas, now.pending, now.running, now.memory_mb) == (0, 0, 0, 0)
+    assert (now.loaded_at, now.unloads_at, now.needs_mb, now.loading) == (None, None, None, None)
+
+
+def test_why_the_host_is_up_is_no_reason_of_a_member_that_is_not() -> None:
+    assert inside(HOST).reason == ""
+    assert inside(ModelState(State.STOPPED, reason="idle for 5 s")).reason == "idle for 5 s"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_load_of_a_member_tells_how_far_it_is_before_a_wait_does(order: int) -> None:
+    each = [shown("waiting", 9), shown("loading", 2, load_s=4.0)][::order]
+    assert inside(HOST, *each).loading == Loading("loading", 2, 4.0)
+    assert inside(HOST, shown("waiting", 9)).loading == Loading("waiting", 9, None)
+    assert inside(HOST, shown("loading", -3)).loading == Loading("loading", 0, None)
+
+
+def test_reading_finds_a_model_and_its_members_in_its_deployment() -> None:
+    model = ModelConfig(name="org/base", engine="echo", adapters=(Adapter(name="style", path="/style"),))
+    base, style = Catalog([model])
+    up = ModelState(State.RUNNING)
+    loaded = {"org--base": {"style": [shown("up")]}}
+    assert Reading({"org--base": up}, members=loaded).of_entry(base) is up
+    assert Reading({"org--base": up}, members=loaded).of_entry(style).reason == "loaded"
+    assert Reading({"org--base": up}).of_entry(style).state is State.STOPPED
+    assert Reading({}, members=loaded).of_entry(style).state is State.STOPPED
+
+
+async def test_state_of_an_entry_is_that_of_the_reading() -> None:
+    model = ModelConfig(name="org/base", engine="echo", adapters=(Adapter(name="style", path="/style"),))
+    _, style = Catalog([model])
+    answer = Reading({"org--base": HOST}, members={"org--base": {"style": [shown("leaving")]}})
+    assert (await States(lambda: answer).of_entry(style)).state is State.STOPPING
+
+
+# Read from Serve and the board ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Serve tells of each deployment of the application `app`, by its name."""
+    from ray import serve
+
+    told: dict[str, Any] = {}
+    applications = {"app": SimpleNamespace(deployments=told), "other": SimpleNamespace(deployments={"a": None})}
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=applications))
+    return told
+
+
+def overview(replicas: dict[str, int], trigger: str = "AUTOSCALING", message: str = "") -> SimpleNamespace:
+    return SimpleNamespace(status_trigger=SimpleNamespace(value=trigger), message=message, replica_states=replicas)
+
+
+def test_model_is_read_at_all_its_placements(deployed: dict[str, Any]) -> None:
+    board = Board("app", Memory())
+    board.publish(encode(Table("life", 3, {"a": Row(replicas=1, deployment="a~1", placements={"a": "no GPU"})})))
+    board.report(Report("a", "r1", "n1", "up", context_length=2048, deployment="a~1"))
+    deployed |= {"a": overview({}), "a~1": overview({"RUNNING": 1}), "Ingress": overview({"RUNNING": 1})}
+    known = read("app", board, {"a": ("a", "a~1"), "b": ("b",)})
+    assert known.states.keys() == {"a", "b"}
+    assert known.cap == 3
+    now = known.of("a")
+    assert (now.state, now.replicas, now.deployment, now.context_length) == (State.RUNNING, 1, "a~1", 2048)
+    assert now.placements == {"a": "no GPU"}
+    assert known.of("b").state is State.STOPPED
+
+
+def test_members_are_read_from_the_reports_of_all_replicas(deployed: dict[str, Any]) -> None:
+    board = Board("app", Memory())
+    for replica, members in {"r1": {"a": shown("up"), "b": shown("leaving")}, "r2": {"a": shown("up")}}.items():
+        board.report(Report("pool--p", replica, "n1", "up", members=members))
+    deployed["pool--p"] = overview({"RUNNING": 2})
+    known = read("app", board, {"pool--p": ("pool--p",)})
+    assert known.of("pool--p", "a").replicas == 2
+    assert known.of("pool--p", "b").state is State.STOPPING
+    assert known.of("pool--p", "c").state is State.STOPPED
+
+
+def test_nothing_is_read_before_the_first_policy_and_after_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import serve
+
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={}))
+    known = read("app", Board("app", Memory()), {"a": ("a", "a~1")})
+    assert known == Reading({"a": ModelState(State.STOPPED, deployment="a")})
 
 
 # States --------------------------------------------------------------------------------------------------------------
