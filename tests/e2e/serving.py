@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +76,7 @@ class Serving:
     def __init__(self, folder: Path, applications: list[dict[str, Any]], env: dict[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.prefixes = [str(one["route_prefix"]) for one in applications]
         self.log = folder / "serve.log"
         self.config = folder / "serve_config.yaml"
         http = {"host": "127.0.0.1", "port": self.port}
@@ -128,6 +132,41 @@ class Serving:
         hook = warm.environment(engine)[warm.HOOK]
         found = [p for p in self.named("ray::IDLE") if _environment(p).get(warm.HOOK) == hook]
         return [process for process in found if _rests(process)]
+
+    @contextlib.contextmanager
+    def joined(self, resources: dict[str, float]) -> Iterator[psutil.Process]:
+        """Another node of the cluster, with these of Ray's resources, as `ray start` brings it."""
+        (raylet,) = [p for p in psutil.Process(self._child.pid).children(recursive=True) if p.name() == "raylet"]
+        gcs = next(a.removeprefix("--gcs-address=") for a in raylet.cmdline() if a.startswith("--gcs-address="))
+        ray = Path(sys.executable).with_name("ray")
+        command: list[str | Path] = [
+            ray,
+            "start",
+            f"--address={gcs}",
+            f"--resources={json.dumps(resources)}",
+            "--num-cpus=1",
+            "--block",
+        ]
+        env = {**self._env, "RAY_AUTH_MODE": "token"}
+        del env["RAY_ADDRESS"]
+        # `ray start` notes the cluster there for whoever starts Ray next on this machine; a killed one leaves the note.
+        noted = Path(tempfile.gettempdir(), "ray", "ray_current_cluster")
+        before = noted.read_bytes() if noted.exists() else None
+        with self.log.with_name("node.log").open("wb") as log:
+            child = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        node = psutil.Process(child.pid)
+        try:
+            yield node
+        finally:
+            family = [*node.children(recursive=True), node] if child.poll() is None else []
+            for process in family:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            child.wait(10)
+            psutil.wait_procs(family, timeout=10)
+            noted.unlink(missing_ok=True)
+            if before is not None:
+                noted.write_bytes(before)
 
     def memory_mb(self) -> float:
         """Of all processes of the server, what they share with nobody."""

@@ -64,9 +64,14 @@ def test_alias_leads_to_the_model_and_comes_back(client: OpenAI) -> None:
 
 
 def test_stream_brings_the_same_text_and_usage(client: OpenAI) -> None:
+    check_stream(client, MODEL)
+
+
+def check_stream(client: OpenAI, model: str) -> None:
+    """A whole stream about Paris, with its usage."""
     chunks = list(
         client.chat.completions.create(
-            model=MODEL,
+            model=model,
             messages=FRANCE,
             max_tokens=12,
             temperature=0,
