@@ -6,15 +6,13 @@ Usage: python -m benchmarks.datapath [--quick] [--rounds N] [--only datapath|mem
 from __future__ import annotations
 
 import argparse
-import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import memory, report
+from benchmarks import command, memory, report
+from benchmarks.command import Result, say
 from benchmarks.load import Load, Measure, measure
 from benchmarks.memory import Memory
 from benchmarks.report import PACED_LOAD, Round
@@ -47,17 +45,17 @@ class Plan:
         return loads
 
 
-def plan_of(rounds: int | None, *, quick: bool) -> Plan:
+def plan_of(rounds: int, *, quick: bool) -> Plan:
     full = {1: 256, 8: 480, 32: 640}
     if not quick:
-        return Plan(rounds or 5, full, paced=200)
-    return Plan(rounds or 1, {c: max(c, round(n * QUICK_SHARE)) for c, n in full.items()}, paced=50)
+        return Plan(rounds, full, paced=200)
+    return Plan(rounds, {c: max(c, round(n * QUICK_SHARE)) for c, n in full.items()}, paced=50)
 
 
 def run(plan: Plan, folder: Path) -> list[Round]:
     with all_servers(folder) as servers:
         for name, urls in servers.items():
-            _say(f"warm-up of {name}")
+            say(f"warm-up of {name}")
             measure(Load(urls[FAST], FAST, 8, WARM_UP_STREAMS))
         rounds: list[Round] = []
         for number in range(plan.rounds):
@@ -65,44 +63,26 @@ def run(plan: Plan, folder: Path) -> list[Round]:
             for name, urls in servers.items():
                 for load_name, load in plan.loads(name, urls, number).items():
                     seen[name, load_name] = result = measure(load)
-                    _say(_line(number, name, load_name, result))
+                    say(_line(number, name, load_name, result))
             rounds.append(seen)
     return rounds
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.datapath", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short check: one round, fewer streams")
-    parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
-    parser.add_argument("--only", choices=["datapath", "memory"], help="run one part alone")
-    parser.add_argument("--out", type=Path, help="write the tables to this file too")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
-
-    folder = Path(tempfile.mkdtemp(prefix="llm-manager-bench-"))
+def measured(options: argparse.Namespace, folder: Path) -> Result:
     rounds: list[Round] = []
     kept: Memory | None = None
-    try:
-        if options.only != "memory":
-            rounds = run(plan_of(options.rounds, quick=options.quick), folder)
-        if options.only != "datapath":
-            _say("memory of the ingress")
-            kept = memory.run(folder, quick=options.quick)
-    except BaseException:
-        _say(f"failed; the servers' logs are in {folder}")
-        raise
-    text = report.markdown(rounds, kept)
-    print(text)
-    if options.out:
-        options.out.write_text(text)
-    problems = report.problems(rounds, kept)
-    for problem in problems:
-        _say(problem)
-    if problems:
-        _say(f"the servers' logs are in {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    if options.only != "memory":
+        rounds = run(plan_of(options.rounds, quick=options.quick), folder)
+    if options.only != "datapath":
+        say("memory of the ingress")
+        kept = memory.run(folder, quick=options.quick)
+    return Result(report.markdown(rounds, kept), report.problems(rounds, kept))
+
+
+def main(arguments: list[str]) -> int:
+    parser = command.parser("datapath", __doc__, rounds=5)
+    parser.add_argument("--only", choices=["datapath", "memory"], help="run one part alone")
+    return command.run(parser, arguments, measured)
 
 
 def _line(number: int, server: str, load: str, seen: Measure) -> str:
@@ -110,10 +90,6 @@ def _line(number: int, server: str, load: str, seen: Measure) -> str:
         f"round {number + 1}: {server:8} {load:>7}: {seen.chunks_per_s:8.0f} chunks/s, "
         f"first byte {seen.ttft_p50_ms:6.1f} ms, worst behind {seen.behind:6.1%}, {seen.broken} broken"
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

