@@ -53,8 +53,6 @@ def _of_model(model: ModelConfig, rank: int, variant: Variant, settings: Setting
         settings,
         placement,
         engine=variant.engine,
-        max_replicas=model.max_replicas,
-        target=model.target_ongoing_requests,
         policy={
             "model": {
                 field.name: getattr(model, field.name)
@@ -82,8 +80,6 @@ def _of_pool(pool: PoolConfig, settings: Settings) -> Application:
         settings,
         placement,
         engine=models[0].engine_name,
-        max_replicas=pool.max_replicas,
-        target=max(model.target_ongoing_requests for model in models),
         policy={
             "model": {
                 "idle_timeout_s": pool.idle_timeout_s,
@@ -116,8 +112,9 @@ def _memory_mb(placement: Placement, configured: float | None) -> float | None:
 
 
 def _options(
-    settings: Settings, placement: Placement, *, engine: str, max_replicas: int, target: int, policy: Mapping[str, Any]
+    settings: Settings, placement: Placement, *, engine: str, policy: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
+    """policy: the kwargs of the deployment's own policy."""
     actor = actor_options(placement)
     if settings.warm_start:
         env = actor.get("runtime_env", {})
@@ -128,8 +125,8 @@ def _options(
             # The application's policy alone decides, from the first replica on.
             "initial_replicas": 0,
             "min_replicas": 0,
-            "max_replicas": max_replicas,
-            "target_ongoing_requests": target,
+            "max_replicas": policy["model"]["max_replicas"],
+            "target_ongoing_requests": policy["model"]["target_ongoing_requests"],
             "upscale_delay_s": 0,
             "downscale_delay_s": 0,
             "metrics_interval_s": METRICS_INTERVAL_S,

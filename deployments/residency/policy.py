@@ -122,11 +122,10 @@ class ResidencyPolicy:
                     logger.info(f"Model {variant.name}: {variant.replicas} -> {replicas} ({decision.reason}).")
         self._told = changes
         assert self._watch is not None
-        changing = any(row.waiting or row.wish or demand[name].leaving for name, row in self._rows.items())
         table = Table(self._watch.life, self._cap, self._rows)
-        changing = changing or bool(changes)
+        waiting = any(row.waiting or row.wish or demand[name].leaving for name, row in self._rows.items())
         unborn = frozenset(name for name, since in self._unborn.items() if now - since >= GIVE_UP_S)
-        self._watch.publish(table, news.wishes.done, news.heard, unborn, changing=changing)
+        self._watch.publish(table, news.wishes.done, news.heard, unborn, changing=waiting or bool(changes))
         return changes
 
     def _row(self, name: str) -> Row:
