@@ -23,7 +23,7 @@ from ingress import body as bodies
 from ingress import deploying, endpoints, errors, inference, states, system
 from ingress.catalog import Catalog, Entry, card
 from ingress.cors import Api
-from ingress.deploying import DRAIN_LOOK_S, DRAIN_MARGIN_S
+from ingress.deploying import DRAIN_LOOK_S, DRAIN_MARGIN_S, SERVERS_PRIORITY
 from ingress.forward import BEHIND_HAPROXY, BEHIND_SERVES_PROXY, Forwarder, upstream_of
 from ingress.leases import RETRY_AFTER_S, Route, load_failed
 from ingress.management import Management
@@ -224,7 +224,7 @@ def build(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(Ingress).options(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=MAX_REQUESTS,
-        ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": ONE_LOOP}},
+        ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": {**ONE_LOOP, **SERVERS_PRIORITY}}},
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
     )

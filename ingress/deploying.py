@@ -21,6 +21,8 @@ SLOTS = 4096  # on a replica, each shared by the requests of a moment; engines q
 DRAIN_MARGIN_S = 10.0
 DRAIN_LOOK_S = 0.05
 SPREAD = 8  # leases that make up a replica's share of requests, so that several replicas get even shares
+# Ray's workers yield the CPU to all others (niceness 15), as is right for batches; engines that serve do not.
+SERVERS_PRIORITY = {"RAY_worker_niceness": "0"}
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
@@ -116,10 +118,9 @@ def _options(
 ) -> dict[str, Any]:
     """policy: the kwargs of the deployment's own policy."""
     actor = actor_options(placement)
-    if settings.warm_start:
-        env = actor.get("runtime_env", {})
-        env_vars = {**warm.environment(engine), **env.get("env_vars", {})}
-        actor["runtime_env"] = {**env, "env_vars": env_vars}
+    env = actor.get("runtime_env", {})
+    warmed = warm.environment(engine) if settings.warm_start else {}
+    actor["runtime_env"] = {**env, "env_vars": {**SERVERS_PRIORITY, **warmed, **env.get("env_vars", {})}}
     options: dict[str, Any] = {
         "autoscaling_config": {
             # The application's policy alone decides, from the first replica on.
