@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm import server
+from mlx_lm import server, utils
 from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
 
-from deployments.engines.mlx import metal
+from deployments.engines.mlx import metal, tokenizers
 from deployments.engines.mlx.adapter_files import read
 from deployments.engines.mlx.args import MLXArgs
-from deployments.engines.mlx.detokenizer import SafeDetokenizer
 from deployments.engines.mlx.jobs import Chat, Job, Started, Token
 from deployments.engines.mlx.lora import adapted
 from deployments.engines.mlx.sampling import Guard, make_processors, make_sampler
@@ -59,6 +58,7 @@ def _logits_processors(args: _Arguments) -> list[Any]:
 
 server._make_sampler = _sampler
 server._make_logits_processors = _logits_processors
+utils.load_tokenizer = tokenizers.load
 
 
 class _PromptCache(LRUPromptCache):  # type: ignore[misc]  # mlx-lm has no types
@@ -77,7 +77,6 @@ class _Provider(server.ModelProvider):  # type: ignore[misc]  # mlx-lm has no ty
     def _load(self, *key: Any) -> None:
         super()._load(*key)
         mx.eval(self.model)  # also what is no parameter, such as frequencies: other threads will use it
-        self.tokenizer._detokenizer = SafeDetokenizer(self.tokenizer._detokenizer)
 
 
 class _AdapterProvider(server.ModelProvider):  # type: ignore[misc]  # mlx-lm has no types
