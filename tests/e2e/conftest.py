@@ -140,8 +140,15 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     )
     server.start()
     try:
-        server.wait_ready(server.prefixes)
+        server.wait_ready()
         yield server
     finally:
         server.stop()
     assert server.left_behind() == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _deployed(request: pytest.FixtureRequest) -> None:
+    """What a module's tests need beside the application "main" it says in APPLICATIONS."""
+    if (names := getattr(request.module, "APPLICATIONS", None)) is not None:
+        request.getfixturevalue("serving").deploy(names)

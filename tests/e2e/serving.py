@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from deployments import warm
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
+_DASHBOARD = re.compile(r"dashboard at \S*?([\d.]+:\d+)")
 CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
 
 
@@ -71,16 +72,16 @@ def application(
 
 
 class Serving:
-    """`serve run` on a configuration, in a Ray of its own."""
+    """`serve run` on a configuration, in a Ray of its own. Its first application is there from the start."""
 
     def __init__(self, folder: Path, applications: list[dict[str, Any]], env: dict[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.prefixes = [str(one["route_prefix"]) for one in applications]
+        self._applications = applications
+        self._deployed = {applications[0]["name"]}
         self.log = folder / "serve.log"
         self.config = folder / "serve_config.yaml"
-        http = {"host": "127.0.0.1", "port": self.port}
-        self.config.write_text(yaml.safe_dump({"http_options": http, "applications": applications}))
+        self._write()
         warm_env = {warm.SOFT_LIMIT: warm.WORKERS}  # as `make serve` has it
         self._env = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **warm_env, **(env or {})}
         self._family: list[psutil.Process] = []
@@ -99,9 +100,31 @@ class Serving:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
             )
 
-    def wait_ready(self, prefixes: list[str], deadline_s: float = 120) -> None:
-        for prefix in prefixes:
-            wait_for(f"{prefix}/health", lambda p=prefix: self._answers(p), deadline_s)  # type: ignore[misc]
+    def deploy(self, names: Iterable[str]) -> None:
+        """Lets these applications run beside the first one, and no others, by `serve deploy`: each costs the machine
+        something as long as it is there."""
+        wanted = {self._applications[0]["name"], *names}
+        gone, self._deployed = self._deployed - wanted, wanted
+        self._write()
+        serve = Path(sys.executable).with_name("serve")
+        (address,) = wait_for("the dashboard's address", lambda: _DASHBOARD.findall(self.log.read_text()), 30)
+        env = {**self._env, "RAY_AUTH_MODE": "token"}
+        command: list[str | Path] = [serve, "deploy", "--address", f"http://{address}", self.config]
+        subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
+        for name in gone:
+            wait_for(f"{name} has gone", lambda n=name: not self.named(f"ray::ServeReplica:{n}:"), 60)  # type: ignore[misc]
+        self.wait_ready()
+
+    def wait_ready(self, deadline_s: float = 120) -> None:
+        for one in self._applications:
+            if one["name"] in self._deployed:
+                prefix = str(one["route_prefix"])
+                wait_for(f"{prefix}/health", lambda p=prefix: self._answers(p), deadline_s)  # type: ignore[misc]
+
+    def _write(self) -> None:
+        http = {"host": "127.0.0.1", "port": self.port}
+        applications = [one for one in self._applications if one["name"] in self._deployed]
+        self.config.write_text(yaml.safe_dump({"http_options": http, "applications": applications}))
 
     def _answers(self, prefix: str) -> bool:
         assert self._child.poll() is None, self.log.read_text()[-4000:]

@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.serving import Serving, wait_for
 from tests.e2e.test_residency import CHAT, body, chat
 
+APPLICATIONS = ()
+
 
 @pytest.fixture
 def slow(serving: Serving) -> psutil.Process:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.serving import Serving, wait_for
 
+APPLICATIONS = ("one",)
+
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 

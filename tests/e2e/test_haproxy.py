@@ -38,7 +38,7 @@ def haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     )
     server.start()
     try:
-        server.wait_ready(["/"])
+        server.wait_ready()
         yield server
         server.interrupt()
         assert server.wait_ended(60) == 0

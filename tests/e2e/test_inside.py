@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.serving import Serving, wait_for
 
+APPLICATIONS = ("adapters", "pools")
+
 CHAT = "/v1/chat/completions"
 
 

@@ -15,6 +15,8 @@ import pytest
 from tests.e2e.serving import Serving, wait_for
 from tests.e2e.test_residency import CHAT, body, chat, stream
 
+APPLICATIONS = ("ops", "hasty")
+
 
 class Ops:
     """The application /ops: `auto` (auto_start), `plain`, `lazy` (auto_load: false), `slow`, `loads` (in 4 s), `huge`,

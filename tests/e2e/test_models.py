@@ -6,6 +6,8 @@ import httpx
 
 from tests.e2e.serving import Serving
 
+APPLICATIONS = ()
+
 
 def test_root_names_the_server(serving: Serving) -> None:
     root = httpx.get(serving.url + "/").json()

@@ -13,6 +13,8 @@ from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolPara
 
 from tests.e2e.serving import Serving, wait_for
 
+APPLICATIONS = ()
+
 MODEL = "smollm2-135m"
 FRANCE: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER: ChatCompletionToolParam = {

@@ -8,6 +8,8 @@ import httpx
 
 from tests.e2e.serving import Serving, wait_for
 
+APPLICATIONS = ("hasty", "placed")
+
 CHAT = "/v1/chat/completions"
 BODY = {"model": "picky", "max_tokens": 2, "messages": [{"role": "user", "content": "hello"}]}
 

@@ -8,6 +8,8 @@ import sys
 
 from tests.e2e.serving import ROOT, Serving, wait_for
 
+APPLICATIONS = ()
+
 README = (ROOT / "README.md").read_text()
 
 

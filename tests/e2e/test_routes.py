@@ -11,6 +11,8 @@ import pytest
 from tests.e2e.serving import Serving
 from tests.e2e.test_errors import assert_error
 
+APPLICATIONS = ("one",)
+
 HELLO = [{"role": "user", "content": "hello"}]
 CHAT = "/v1/chat/completions"
 

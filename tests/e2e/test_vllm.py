@@ -16,6 +16,8 @@ from openai.types.chat import ChatCompletionToolParam
 from tests.e2e.serving import Serving, wait_for
 from tests.e2e.test_openai_sdk import FRANCE, SCHEMA, check_stream
 
+APPLICATIONS = ("engines",)
+
 MODEL = "smol-vllm"
 START_S = 300
 CITY: ChatCompletionToolParam = {
