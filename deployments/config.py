@@ -10,15 +10,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from deployments import keys as clients
 from deployments import sources
+from deployments.cache.settings import CacheSettings, ModelCache
 from deployments.engines.echo_args import EchoArgs
 from deployments.engines.mlx.args import MLXArgs
 from deployments.engines.vllm.args import check as check_vllm_args
+from deployments.frozen import Frozen
+from deployments.keys import KeyConfig
+from deployments.logs.settings import LogSettings
+from deployments.usage.settings import TraceSettings, UsageSettings
 
-RESERVED_NAMES = frozenset({"restart-autostart", "stop-all", "stream", "Ingress"})
-"""Words that `/api/models/…` needs for itself, and the ingress's own deployment."""
+RESERVED_NAMES = frozenset({"restart-autostart", "stop-all", "stream", "Ingress", "Keeper"})
+"""Words that `/api/models/…` needs for itself, and the deployments that are not models."""
 
 EngineName = Literal["mlx", "vllm", "echo"]
 Mode = Literal["chat", "completion", "embedding", "rerank", "transcription"]
@@ -43,11 +49,7 @@ class ConfigError(ValueError):
     """The configuration is refused; one line of the text per mistake, each with its path."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Placement(_Frozen):
+class Placement(Frozen):
     """Where a replica may run, and as what. serve_config.yaml explains each key."""
 
     engine: Literal["mlx", "vllm", "echo"] | None = None
@@ -57,20 +59,20 @@ class Placement(_Frozen):
     num_cpus: Annotated[float, Field(ge=0)] | None = None
     num_gpus: Annotated[float, Field(ge=0)] | None = None
     accelerator_type: str | None = None
-    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
-    ray_actor_options: dict[str, Any] = {}
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    ray_actor_options: dict[str, Any] = Field(default_factory=dict)
     placement_group_bundles: tuple[dict[str, Annotated[float, Field(ge=0)]], ...] = ()
     placement_group_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
 
 
-class Adapter(_Frozen):
+class Adapter(Frozen):
     """A LoRA adapter: a model of its own, served by its base's replicas. path: as a model's `source`."""
 
     name: Name
     path: str
 
 
-class PoolConfig(_Frozen):
+class PoolConfig(Frozen):
     """Processes that the models with this `pool` share. serve_config.yaml explains each key."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -85,7 +87,7 @@ class PoolConfig(_Frozen):
         return pool_deployment(self.name)
 
 
-class ModelConfig(_Frozen):
+class ModelConfig(Frozen):
     """One model. serve_config.yaml explains each key."""
 
     name: Name
@@ -105,11 +107,13 @@ class ModelConfig(_Frozen):
     target_ongoing_requests: Annotated[int, Field(ge=1)] = 32
     downscale_delay_s: Seconds = 30
     affinity: Literal["session"] | None = None
-    engine_args: dict[str, Any] = {}
+    engine_args: dict[str, Any] = Field(default_factory=dict)
     placements: tuple[Placement, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     max_adapters: Annotated[int, Field(ge=1)] = 4
     pool: str | None = None
+    cache: ModelCache = ModelCache()
+    max_queued_requests: Annotated[int, Field(ge=1)] | None = 1024
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -131,7 +135,7 @@ class ModelConfig(_Frozen):
         return self.name.replace("/", "--")
 
 
-class Variant(_Frozen):
+class Variant(Frozen):
     """A model at one of its placements: what runs there, and what Ray is asked for.
 
     deployment_name: of the first placement the model's own.
@@ -144,12 +148,14 @@ class Variant(_Frozen):
     placement: Placement
 
 
-class Settings(_Frozen):
+class Settings(Frozen):
     """The application's `args`."""
 
     models: tuple[ModelConfig, ...]
     pools: tuple[PoolConfig, ...] = ()
     cache_dir: Path = Path("~/.cache/llm-manager")
+    data_dir: Path = Path("~/.local/share/llm-manager")
+    logs: LogSettings = LogSettings()
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
     load_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300
     request_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600
@@ -157,6 +163,13 @@ class Settings(_Frozen):
     warm_start: bool = True
     max_body_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32
     cors_origins: tuple[str, ...] = ()
+    usage: UsageSettings = UsageSettings()
+    request_log: bool = True
+    traces: TraceSettings = TraceSettings()
+    cache: CacheSettings = CacheSettings()
+    keys: tuple[KeyConfig, ...] = ()
+    allow_without_keys: bool = False
+    allow_private_urls: bool = False
 
     @property
     def all_pools(self) -> tuple[PoolConfig, ...]:
@@ -180,6 +193,17 @@ def parse(args: Mapping[str, Any]) -> Settings:
     if mistakes := list(_mistakes(settings)):
         raise ConfigError("\n".join(mistakes))
     return settings
+
+
+def with_keys(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """The settings with the hashes of all keys, those of the environment too.
+
+    Raises: ConfigError with every mistake found.
+    """
+    try:
+        return settings.model_copy(update={"keys": clients.resolved(settings.keys, environ)})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def path_of(location: Sequence[int | str]) -> str:
@@ -233,6 +257,8 @@ def _mistakes(settings: Settings) -> Iterator[str]:
             yield f"pools: the models of {name!r} have several engines: {', '.join(engines)}"
     for i, model in enumerate(settings.models):
         yield from _model_mistakes(f"models[{i}]", model)
+    names = {name for model in settings.models for name in (*model.names, *(a.name for a in model.adapters))}
+    yield from clients.mistakes(settings.keys, frozenset(names))
 
 
 def _name_mistakes(settings: Settings) -> Iterator[str]:
@@ -272,7 +298,7 @@ def _model_mistakes(path: str, model: ModelConfig) -> Iterator[str]:
         if model.engine_name not in POOLED:
             yield f"{path}.pool: {model.engine_name} models have processes of their own"
         for key in _POOLS_OWN:
-            if getattr(model, key) != type(model).model_fields[key].get_default():
+            if getattr(model, key) != type(model).model_fields[key].get_default(call_default_factory=True):
                 yield f"{path}.{key}: a model in a pool has none"
     for j, adapter in enumerate(model.adapters):
         if "echo" not in {variant.engine for variant in model.variants}:

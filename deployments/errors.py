@@ -2,18 +2,23 @@
 
 ApiError                     status  type                    code
 ├── InvalidRequest           400     invalid_request_error   (given)
+├── InvalidKey               401     authentication_error    invalid_api_key
+├── PermissionDenied         403     permission_error        permission_denied
 ├── ModelNotFound            404     not_found_error         model_not_found
 ├── RouteNotFound            404     not_found_error         route_not_found
 ├── ResponseNotFound         404     not_found_error         response_not_found
 ├── MethodNotAllowed         405     invalid_request_error   method_not_allowed
 ├── TooSlow                  408     invalid_request_error   request_timeout
 ├── TooLarge                 413     invalid_request_error   request_too_large
+├── RateLimited              429     rate_limit_error        rate_limit_exceeded
+├── QueueFull                429     rate_limit_error        queue_full
 ├── InternalError            500     server_error            internal_error
 ├── ModelNotRunning          503     server_error            model_not_running
 ├── ModelLoadFailed          503     server_error            model_load_failed
 ├── ModelLoading             503     server_error            model_loading
 ├── Capacity                 503     server_error            capacity
 ├── EngineFailed             503     server_error            engine_failed
+├── KeeperGone               503     server_error            keeper_gone
 ├── StopTimeout              504     server_error            timeout
 └── UpstreamTimeout          504     server_error            timeout
 
@@ -73,6 +78,23 @@ class InvalidRequest(ApiError):
     default_code = "invalid_value"
 
 
+class InvalidKey(ApiError):
+    """No key came with the request, or one that is not known."""
+
+    status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {**super().headers(), "www-authenticate": "Bearer"}
+
+
+class PermissionDenied(ApiError):
+    status = 403
+    type = "permission_error"
+    default_code = "permission_denied"
+
+
 class ModelNotFound(ApiError):
     status = 404
     type = "not_found_error"
@@ -111,6 +133,22 @@ class TooLarge(ApiError):
     default_code = "request_too_large"
 
 
+class RateLimited(ApiError):
+    """A key has used what it may in a minute."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class QueueFull(ApiError):
+    """Too many requests wait for a model."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "queue_full"
+
+
 class InternalError(ApiError):
     default_code = "internal_error"
 
@@ -145,6 +183,13 @@ class EngineFailed(ApiError):
         return {**super().headers(), RETRY_HEADER: "1"}
 
 
+class KeeperGone(ApiError):
+    """The process that holds logs and figures is away for a moment."""
+
+    status = 503
+    default_code = "keeper_gone"
+
+
 class StopTimeout(ApiError):
     status = 504
     default_code = "timeout"
@@ -153,3 +198,8 @@ class StopTimeout(ApiError):
 class UpstreamTimeout(ApiError):
     status = 504
     default_code = "timeout"
+
+
+def family() -> tuple[type[ApiError], ...]:
+    """The tree's members, each of which an answer may be."""
+    return tuple(error for error in ApiError.__subclasses__() if error.__module__ == __name__)

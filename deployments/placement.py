@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # Serve's controller reads the rest of this module: it import
 
 DEFAULT_CPUS = 0.01
 """CPUs that a replica claims unless it says otherwise: models share a node's cores, and the cap bounds them."""
+HEAD = "node:__internal_head__"
+"""A resource that Ray gives the head node."""
 
 _ACCELERATOR = "accelerator_type:"  # Ray's resource of a node with such an accelerator
 _ACCELERATOR_SHARE = 0.001

@@ -16,6 +16,9 @@ from ray import serve
 
 from deployments import memory
 from deployments.errors import EngineFailed
+from deployments.keeper.address import AddressBook
+from deployments.keeper.blocking import BlockingClient
+from deployments.logs import shipper
 from deployments.residency import policy
 from deployments.residency.board import Board, Report
 from deployments.server import Guard, Server
@@ -49,6 +52,9 @@ class Replica(ABC):
         self._guard: Guard
         self._server: Server
         self._meter: memory.Meter
+        keeper = BlockingClient(AddressBook(context.app_name))
+        self._shipper = shipper.of_this_process(key, self._report.replica, node, keeper)
+        self._shipper.start()
 
     @abstractmethod
     async def _load(self) -> None:
@@ -78,6 +84,7 @@ class Replica(ABC):
         except Exception as error:
             if self._stopping:
                 raise
+            logger.exception(f"Model {self._report.model}: could not be loaded.")
             await self._say("failed", failure=f"{type(error).__name__}: {error}")
             raise
         self._server = server
@@ -97,6 +104,7 @@ class Replica(ABC):
         if self._members is not None:
             await self._members.clear()
         await self._unload()
+        await asyncio.to_thread(self._shipper.stop)
 
     # What Serve and the ingress ask for
 

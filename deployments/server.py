@@ -141,6 +141,8 @@ def _listen(hosts: set[str]) -> list[socket.socket]:
             for host in sorted(hosts):
                 port = sockets[0].getsockname()[1] if sockets else 0
                 sockets.append(socket.create_server((host, port), backlog=2048))
+                # Its connections inherit it. Else a body that is written after its head may wait for 40 ms.
+                sockets[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:  # the port is taken on one of the addresses
             for sock in sockets:
                 sock.close()

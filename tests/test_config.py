@@ -18,6 +18,7 @@ from deployments import config
 from deployments.config import RESERVED_NAMES, ConfigError, ModelConfig, Placement, PoolConfig, Settings, parse
 from deployments.engines.echo_args import EchoArgs
 from deployments.residency import ResidencyPolicy
+from deployments.usage.settings import TraceSettings, UsageSettings
 
 ECHO = {"name": "a", "engine": "echo"}
 
@@ -181,6 +182,7 @@ def test_name_that_leads_to_two_models_is_refused(models: list[dict[str, Any]], 
             "models[0].adapters[0].name",
             id="adapter with its base's name",
         ),
+        pytest.param(echo("a", cache={"max_mb": 1}), "models[0].cache.max_mb", id="memory of all models' answers"),
         pytest.param(echo("a", affinity="prefix"), "models[0].affinity", id="unknown affinity"),
         pytest.param(echo("a", pool="p", max_replicas=2), "models[0].max_replicas", id="replicas of a model in a pool"),
         pytest.param(
@@ -215,6 +217,8 @@ def test_mistake_in_a_model_carries_its_path(model: Any, path: str) -> None:
         ({"models": [ECHO], "max_keep_alive_s": -1}, "max_keep_alive_s"),
         ({"models": [ECHO], "max_keep_alive_s": float("inf")}, "max_keep_alive_s"),
         ({"models": [ECHO], "ingress_replicas": 0}, "ingress_replicas"),
+        ({"models": [ECHO], "cache": {"ttl_s": 0}}, "cache.ttl_s"),
+        ({"models": [ECHO], "cache": {"size": 1}}, "cache.size"),
         ({"models": [ECHO], "port": 1}, "port"),
         ([], "args"),
     ],
@@ -285,10 +289,14 @@ EXAMPLES = {"name", "aliases", "source", "auto_start", "engine_args"}
 """Keys whose value in the file is an example and not the default."""
 FIELDS = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
-    for cls in (Settings, ModelConfig)
+    for cls in (Settings, ModelConfig, UsageSettings, TraceSettings)
     for name in cls.model_fields
     if (cls, name) != (Settings, "models")
 ]
+
+
+SECTIONS: dict[type[BaseModel], str] = {UsageSettings: "usage", TraceSettings: "traces"}
+"""Parts of the settings that have a key of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +348,8 @@ def test_every_key_is_in_the_example_under_a_comment(
     application: dict[str, Any], cls: type[BaseModel], field: str
 ) -> None:
     args = application["args"]
-    assert field in (args if cls is Settings else args["models"][0])
+    sections = {Settings: args, ModelConfig: args["models"][0]} | {c: args[name] for c, name in SECTIONS.items()}
+    assert field in sections[cls]
     assert len(comment_above(field)) > 20
 
 
@@ -349,8 +358,9 @@ def test_value_is_the_default_unless_it_is_an_example(
     application: dict[str, Any], cls: type[BaseModel], field: str
 ) -> None:
     settings = parse(application["args"])
-    value = getattr(settings if cls is Settings else settings.models[0], field)
-    default = cls.model_fields[field].default
+    sections = {Settings: settings, ModelConfig: settings.models[0]}
+    value = getattr(sections.get(cls) or getattr(settings, SECTIONS[cls]), field)
+    default = cls.model_fields[field].get_default(call_default_factory=True)
     if field in EXAMPLES:
         assert value != default, "it shows the default: no need to list it as an example"
     else:
@@ -365,12 +375,15 @@ def test_comment_names_the_default(cls: type[BaseModel], field: str) -> None:
         assert "Required" in comment
         assert "Default" not in comment
         return
+    default = info.get_default(call_default_factory=True)
     said = written_default(comment)
-    if isinstance(info.default, Path):
+    if isinstance(default, Path):
         said = Path(said)
-    if isinstance(info.default, tuple):
+    if isinstance(default, tuple):
         said = tuple(said)
-    assert said == info.default
+    if isinstance(default, BaseModel):
+        said = type(default).model_validate(said)
+    assert said == default
 
 
 @pytest.mark.parametrize("field", ["engine", "mode"])

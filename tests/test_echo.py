@@ -70,7 +70,7 @@ async def test_chat_repeats_the_words_of_the_last_message() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "one two one "},
+                "message": {"role": "assistant", "content": "one two one ", "refusal": None},
                 "logprobs": None,
                 "finish_reason": "length",
             }
@@ -168,6 +168,7 @@ async def test_words_that_json_must_escape_come_through_a_stream() -> None:
         pytest.param(CHAT, chat(messages=[{"content": "a"}, "b"]), 400, "messages[1].content", id="no object"),
         pytest.param(CHAT, chat(max_tokens=-1), 400, "max_tokens", id="negative length"),
         pytest.param(CHAT, chat(max_tokens=1.5), 400, "max_tokens", id="broken length"),
+        pytest.param(CHAT, chat(max_tokens=2**63), 400, "max_tokens", id="endless length"),
         pytest.param(CHAT, chat(max_tokens=True), 400, "max_tokens", id="true length"),
         pytest.param(CHAT, chat(model="other"), 404, "model", id="another model"),
         pytest.param(COMPLETIONS, {"model": "alias"}, 400, "prompt", id="no prompt"),

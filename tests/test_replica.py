@@ -17,6 +17,7 @@ from deployments import memory
 from deployments.engines import EngineSpec
 from deployments.engines.echo import EchoEngine
 from deployments.errors import EngineFailed, ModelNotFound
+from deployments.logs.shipper import Shipper
 from deployments.residency import policy
 from deployments.residency.board import Board, Report
 from deployments.server import KEEP_ALIVE_HEADER, MEMBER_HEADER, SECRET_HEADER, Guard
@@ -27,6 +28,14 @@ from tests.test_shelf import Loader
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
     from deployments import replica
     from deployments.replica import LOOPBACK, Replica
+
+
+class Mute(Shipper):
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
 
 
 class Echo(Replica):
@@ -42,6 +51,7 @@ class Echo(Replica):
         self._stopping = False
         self._members = None
         self._loader = loader
+        self._shipper = Mute()
         self.engine = EchoEngine(EngineSpec(("org/a",)))
         self.failure: Exception | None = None
         self.ill: EngineFailed | None = None

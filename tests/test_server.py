@@ -282,6 +282,17 @@ async def test_stopped_server_is_not_alive_and_leaves_its_port() -> None:
         pass
 
 
+async def test_no_write_waits_for_the_other_side() -> None:
+    """asyncio sees to that only for sockets that say their protocol; the ones of `create_server` do not."""
+    server = Server(App(), {"127.0.0.1"})
+    listening = server._sockets[0]
+    with socket.create_connection(("127.0.0.1", server.port)):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    await server.stop()
+
+
 async def test_server_that_was_never_started_can_be_stopped() -> None:
     server = Server(App(), {"127.0.0.1"})
     await server.stop()

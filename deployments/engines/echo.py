@@ -28,6 +28,7 @@ from deployments.engines.echo_args import EchoArgs
 from deployments.engines.echo_embeddings import embeddings
 from deployments.errors import ApiError, InvalidRequest, MethodNotAllowed, ModelNotFound, RouteNotFound
 
+MAX_TOKENS = 1_000_000  # of an answer
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -144,8 +145,8 @@ class EchoEngine:
             count = body.get(field)
             if count is None:
                 continue
-            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise InvalidRequest(f"{field!r} must be a positive integer.", param=field)
+            if type(count) is not int or not 1 <= count <= MAX_TOKENS:
+                raise InvalidRequest(f"{field!r} must be an integer from 1 to {MAX_TOKENS}.", param=field)
             return count
         return self._args.tokens
 
@@ -195,7 +196,7 @@ class _Answer:
         }
 
     def whole(self, text: str) -> dict[str, Any]:
-        content = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
+        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
         choice = {"index": 0, **content, "logprobs": None, "finish_reason": "length"}
         return {**self._frame, "choices": [choice], "usage": self.usage}
 

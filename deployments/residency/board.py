@@ -59,12 +59,12 @@ class Row:
     """All that the policy knows of a model and has decided: its memory too, if the controller is restarted.
 
     Times are the controller's clock. waiting: whether somebody wants it and it cannot answer yet. granted: whether the
-    memory that it needs is reserved. kind: names what its sizes are of; another source is another model. peak_mb: the
-    most that a replica was seen to take. load_s: what its last start took. wish_at: since when the policy knows of
-    `wish`. answers: what became of the last wishes; empty is success. enough: replicas that were enough since
-    `enough_since`, where that is fewer than it has. deployment: that of the placement which was chosen for it, the one
-    to ask. placements: why those are not there that are not, by deployment; the chosen one too, as long as no node can
-    hold it.
+    memory that it needs is reserved. started_why, ended_why: the reasons of its last start and end. kind: names what
+    its sizes are of; another source is another model. peak_mb: the most that a replica was seen to take. load_s: what
+    its last start took. wish_at: since when the policy knows of `wish`. answers: what became of the last wishes; empty
+    is success. enough: replicas that were enough since `enough_since`, where that is fewer than it has. deployment:
+    that of the placement which was chosen for it, the one to ask. placements: why those are not there that are not, by
+    deployment; the chosen one too, as long as no node can hold it.
     """
 
     replicas: int = 0
@@ -77,7 +77,9 @@ class Row:
     waiting_since: float | None = None
     paused_since: float | None = None
     started_at: float | None = None
+    started_why: str = ""
     ended_at: float | None = None
+    ended_why: str = ""
     up_since: float | None = None
     last_used: float = 0
     was_up: bool = False

@@ -274,6 +274,7 @@ class ResidencyPolicy:
         row = self._rows[group.name]
         if decision.replicas and (not row.replicas or (seen.moving and decision.granted)):
             row.started_at, row.ended_at = now, None
+            row.started_why = decision.reason
             row.last_used = now
             row.held = False
             row.was_up = row.saw_process = False
@@ -282,7 +283,7 @@ class ResidencyPolicy:
         else:
             row.granted = row.granted or decision.granted
             if row.replicas and not decision.replicas:
-                row.ended_at = now
+                row.ended_at, row.ended_why = now, decision.reason
                 if seen.failed and not row.failure:
                     row.failure = "its process ended while it was starting"
         row.waiting = seen.loading or (decision.replicas == 0 and (seen.queued > 0 or seen.asked == "up"))

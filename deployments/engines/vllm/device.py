@@ -45,6 +45,7 @@ def set_environment(cpu: bool) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a replica has threads: a fork of it may hang
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # the ingress has looked at where a picture is, not at where it sends to
     }
     if cpu:
         ours["TORCH_COMPILE_DISABLE"] = "1"  # else the first request for logprobs compiles C++ for 20 s
@@ -88,11 +89,12 @@ def _gpus() -> int:
     """That this process may use: Ray empties CUDA_VISIBLE_DEVICES of an actor without GPUs."""
     import pynvml
 
+    from deployments.devices import cuda
+
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and not visible.strip():
         return 0
     try:
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
+        return cuda.count()
     except pynvml.NVMLError:
         return 0

@@ -1,0 +1,1 @@
+"""What a machine has to compute with, and how busy that is."""
