@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from deployments.errors import InvalidRequest, TooLarge, TooSlow
 
 READ_TIMEOUT_S = 60.0
+MAX_DEPTH = 200  # lists and objects within each other: far from where reading or writing them ends Python's stack
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a character that JSON writes as two escapes
 
 
 async def read(request: Request, max_bytes: int) -> bytes:
@@ -43,13 +47,18 @@ async def read(request: Request, max_bytes: int) -> bytes:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Raises: InvalidRequest if the body is not a JSON object."""
+    """Raises: InvalidRequest if the body is not a JSON object in UTF-8."""
     try:
-        data = json.loads(body)
+        text = body.decode("utf-8-sig")
+        data = json.loads(text)
+        if _HALF.search(text):
+            json.dumps(data, ensure_ascii=False).encode()  # half a character is no text: nobody could answer with it
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(data, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(data):
+        raise InvalidRequest(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
     return data
 
 
@@ -61,6 +70,14 @@ def model_named(data: Mapping[str, Any]) -> str:
     if not isinstance(model, str):
         raise InvalidRequest("'model' must be a string.", param="model", code="invalid_type")
     return model
+
+
+def _is_deep(data: dict[str, Any]) -> bool:
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        inside = (one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer))
+        level = [one for one in inside if isinstance(one, dict | list)]
+    return bool(level)
 
 
 def _too_large(max_bytes: int) -> TooLarge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,8 +58,9 @@ class Entry:
 
 
 class Catalog:
-    def __init__(self, models: Iterable[ModelConfig]) -> None:
-        self._entries = tuple(entry for model in models for entry in _entries(model))
+    def __init__(self, models: Iterable[ModelConfig], shows: Callable[[Entry], bool] = lambda _: True) -> None:
+        """shows: which of them there are, for those who ask."""
+        self._entries = tuple(entry for model in models for entry in _entries(model) if shows(entry))
         self._by_name = {name: entry for entry in self._entries for name in entry.names}
 
     def __iter__(self) -> Iterator[Entry]:

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-EXPOSED = ("x-request-id", "retry-after")
+_RATES = tuple(f"x-ratelimit-{w}-{kind}" for kind in ("requests", "tokens") for w in ("limit", "remaining", "reset"))
+EXPOSED = ("x-request-id", "retry-after", *_RATES)
 
 
 class Api(FastAPI):

@@ -1,4 +1,4 @@
-"""Serve's deployments of models and pools: with `app.build` the one place that knows Ray's options."""
+"""Serve's deployments of models, pools and the keeper: with `app.build` the one place that knows Ray's options."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ray.serve.config import RequestRouterConfig
 
 from deployments import residency, sizes, warm
 from deployments.config import ModelConfig, Placement, PoolConfig, Settings, Variant
+from deployments.keeper.keeper import Keeper
 from deployments.model import ModelReplica
-from deployments.placement import actor_options, needs
+from deployments.placement import HEAD, actor_options, needs
 from deployments.pool import PoolReplica
 from deployments.residency.decision import METRICS_INTERVAL_S
 
@@ -21,6 +22,7 @@ SLOTS = 4096  # on a replica, each shared by the requests of a moment; engines q
 DRAIN_MARGIN_S = 10.0
 DRAIN_LOOK_S = 0.05
 SPREAD = 8  # leases that make up a replica's share of requests, so that several replicas get even shares
+KEEPER_STOP_S = 5.0
 # Ray's workers yield the CPU to all others (niceness 15), as is right for batches; engines that serve do not.
 SERVERS_PRIORITY = {"RAY_worker_niceness": "0"}
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -35,6 +37,18 @@ def replicas(settings: Settings) -> dict[str, Application]:
     for pool in settings.all_pools:
         found[pool.deployment_name] = _of_pool(pool, settings)
     return found
+
+
+def keeper(settings: Settings) -> Application:
+    """One replica, beside Ray's control service: where that is, its files are found again."""
+    deployment = serve.deployment(Keeper).options(
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001}},
+        max_ongoing_requests=SLOTS,
+        graceful_shutdown_timeout_s=KEEPER_STOP_S,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
+        health_check_period_s=2,
+    )
+    return deployment.bind(settings.model_dump(mode="json"))
 
 
 def deployments_of(settings: Settings) -> dict[str, tuple[str, ...]]:

@@ -16,6 +16,9 @@ from deployments.errors import ApiError, InternalError, InvalidRequest, MethodNo
 from ingress.paths import path_in
 from ingress.request_id import request_id
 
+GONE = 499
+"""The status of a request whose client did not wait for the answer; nobody reads it."""
+
 logger = logging.getLogger("ray.serve.llm_manager")
 
 
@@ -40,8 +43,22 @@ def shaped(body: dict[str, Any], path: str) -> dict[str, Any]:
     return body
 
 
+def as_event(body: dict[str, Any], path: str) -> dict[str, Any]:
+    """As `shaped`, for the middle of a stream: those of `/api/` name the type of each event."""
+    return {"type": "error", **shaped(body, path)} if path.startswith("/api/") else shaped(body, path)
+
+
 def is_anthropics(path: str) -> bool:
     return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
+def status_of(error: BaseException) -> int:
+    """What a request ends with that ended so."""
+    if isinstance(error, ApiError):
+        return error.status
+    if isinstance(error, Exception) and not isinstance(error, ClientDisconnect):
+        return InternalError.status
+    return GONE
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -68,7 +85,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=GONE)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -7,9 +7,9 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 from starlette.requests import Request
@@ -20,9 +20,9 @@ from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTim
 from deployments.hangup import ClientGone, unless_gone
 from deployments.server import KEEP_ALIVE_HEADER
 from ingress import upstream_errors
-from ingress.errors import is_anthropics, shaped
+from ingress.errors import GONE, as_event, is_anthropics, status_of
 from ingress.leases import Route
-from ingress.responses import Replica
+from ingress.onlooker import Onlooker, Replica
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
@@ -59,7 +59,9 @@ _DROPPED = frozenset(
 # Another replica has the port by now: it does not know the secret.
 _STRANGERS = frozenset({401})
 
-_PASSED_ON = ("accept", "anthropic-version", "anthropic-beta")
+_AS_SET = -1.0  # the application's own request timeout
+
+_PASSED_ON = ("accept", "anthropic-version", "anthropic-beta", "traceparent", "tracestate")
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,6 @@ class Upstream:
         return self.target.partition("?")[0]
 
 
-class Onlooker(Protocol):
-    """Reads along an answer that is no error."""
-
-    async def whole(self, replica: Replica, body: bytes) -> None:
-        """An answer in one piece, before it leaves."""
-
-    def chunk(self, replica: Replica, chunk: bytes) -> None:
-        """The next bytes of a stream, just before they leave."""
-
-
 class Forwarder:
     """The pooled client of one ingress replica. Must be made on its event loop."""
 
@@ -105,50 +97,81 @@ class Forwarder:
             skip_auto_headers=("user-agent", "accept-encoding", "accept"),
         )
 
-    def answer(self, route: Route, upstream: Upstream, onlooker: Onlooker | None = None) -> Response:
+    def answer(self, route: Route, upstream: Upstream, onlookers: Sequence[Onlooker] = ()) -> Response:
         """A response that asks a replica when it is sent, so that a client who leaves stops it at any moment."""
         return _Forwarded(
             lambda send: self._run(
-                lambda started: self._deliver(route, upstream, started, onlooker), _Started(send, upstream.path)
+                lambda started: self._deliver(route, upstream, started), _Started(send, upstream.path, onlookers)
             )
         )
 
-    def answer_of(self, replica: Replica, upstream: Upstream, gone: ApiError) -> Response:
-        """As `answer`, of this replica and no other. gone: raised if it is not there any more."""
+    def answer_of(
+        self,
+        replica: Replica,
+        upstream: Upstream,
+        gone: ApiError,
+        onlookers: Sequence[Onlooker] = (),
+        *,
+        timeout_s: float | None = _AS_SET,
+        lost: ApiError | None = None,
+    ) -> Response:
+        """As `answer`, of this replica and no other. gone: raised if it is not there any more. timeout_s: of the whole
+        answer; None: it may go on for ever. lost: what an answer ends with whose replica goes meanwhile."""
+        limit_s = self._request_timeout_s if timeout_s == _AS_SET else timeout_s
         return _Forwarded(
             lambda send: self._run(
-                lambda started: self._ask_only(replica, upstream, started, gone), _Started(send, upstream.path)
+                lambda started: self._ask_only(replica, upstream, started, gone, limit_s, lost or _lost()),
+                _Started(send, upstream.path, onlookers),
             )
         )
 
     async def _run(self, work: Callable[[_Started], Coroutine[Any, Any, None]], started: _Started) -> None:
+        status = GONE
         try:
             await work(started)
+            status = started.status
         except (TimeoutError, ApiError) as error:
             problem = error if isinstance(error, ApiError) else UpstreamTimeout("The answer took too long.")
+            status = problem.status
             if not started.streaming:
                 raise problem from None
             await started.fail(problem)
+        except BaseException as error:
+            status = status_of(error)
+            raise
+        finally:
+            for onlooker in started.onlookers:
+                onlooker.ended(status)
 
-    async def _ask_only(self, replica: Replica, upstream: Upstream, send: _Started, gone: ApiError) -> None:
+    async def _ask_only(
+        self,
+        replica: Replica,
+        upstream: Upstream,
+        send: _Started,
+        gone: ApiError,
+        limit_s: float | None,
+        lost: ApiError,
+    ) -> None:
         try:
-            async with asyncio.timeout(self._request_timeout_s):
+            async with asyncio.timeout(limit_s):
                 await self._ask(replica, upstream, send, strangers=_STRANGERS)
         except (aiohttp.ClientError, EngineFailed) as error:
             logger.warning(f"The replica that was to answer alone did not: {error!r}")
-            raise (_lost() if send.yes else gone) from None
+            raise (lost if send.yes else gone) from None
 
-    async def _deliver(
-        self, route: Route, upstream: Upstream, send: _Started, onlooker: Onlooker | None = None
-    ) -> None:
+    async def _deliver(self, route: Route, upstream: Upstream, send: _Started) -> None:
         """Asks replicas until one begins to answer."""
         deadline = time.monotonic() + self._load_wait_s
         delivered, pause_s = 0, RETRY_S
         while True:
+            for onlooker in send.onlookers:
+                onlooker.waits()
             lease = await route.acquire(max(0.0, deadline - time.monotonic()), upstream.session)
             try:
+                for onlooker in send.onlookers:
+                    onlooker.lent()
                 async with asyncio.timeout(self._request_timeout_s):
-                    await self._ask(lease, upstream, send, onlooker)
+                    await self._ask(lease, upstream, send)
                 return
             except (aiohttp.ClientError, EngineFailed) as error:
                 lease.end()  # nobody else is sent there by this lease
@@ -169,7 +192,6 @@ class Forwarder:
         replica: Replica,
         upstream: Upstream,
         send: _Started,
-        onlooker: Onlooker | None = None,
         strangers: frozenset[int] = frozenset(),
     ) -> None:
         async with self._client.request(
@@ -186,8 +208,9 @@ class Forwarder:
                 whole = _Whole(answer.status, kept, await answer.read())
                 if whole.status >= 400:
                     whole = _normalised(whole, upstream.path)
-                elif onlooker is not None:
-                    await onlooker.whole(replica, whole.body)
+                else:
+                    for onlooker in send.onlookers:
+                        await onlooker.whole(replica, whole.body)
                 length = (b"content-length", str(len(whole.body)).encode())
                 await send.start(whole.status, [*whole.headers, length], streaming=False)
                 await send.body(whole.body, more=False)
@@ -198,9 +221,11 @@ class Forwarder:
             self._streams += 1
             try:
                 async for chunk, more in self._chunks(first, answer.content):
-                    if onlooker is not None:
-                        onlooker.chunk(replica, chunk)
-                    await send.body(chunk, more=more)
+                    leaves = chunk
+                    for onlooker in send.onlookers:
+                        leaves = onlooker.chunk(replica, leaves, more=more)
+                    if leaves or not more:
+                        await send.body(leaves, more=more)
             finally:
                 self._streams -= 1
 
@@ -252,15 +277,18 @@ async def _next(content: aiohttp.StreamReader, join_s: float) -> bytes:
 class _Started:
     """The way to the client, which knows whether the answer has begun."""
 
-    def __init__(self, send: Send, path: str) -> None:
+    def __init__(self, send: Send, path: str, onlookers: Sequence[Onlooker] = ()) -> None:
         self._send = send
         self._path = path
         self._tail = b"\n\n"
+        self.onlookers = onlookers
+        self.status = 0
         self.yes = False
         self.streaming = False
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]], *, streaming: bool) -> None:
         self.yes = True
+        self.status = status
         self.streaming = streaming
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -272,7 +300,7 @@ class _Started:
         """Ends a stream that has begun: an error event and no [DONE]."""
         gap = b"" if self._tail == b"\n\n" else b"\n\n"  # the last event may be torn
         name = b"event: error\n" if is_anthropics(self._path) else b""
-        data = json.dumps(shaped(error.body(), self._path)).encode()
+        data = json.dumps(as_event(error.body(), self._path)).encode()
         await self.body(gap + name + b"data: " + data + b"\n\n", more=False)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,7 +24,9 @@ import psutil
 import yaml
 
 from deployments import config, warm
+from deployments import keys as clients
 from deployments.config import Settings
+from ingress.local import check_exposure
 
 IMPORT_PATH = "ingress.app:build"
 STOP_S = 60.0  # behind HAProxy Serve keeps the ingress reachable for 30 s
@@ -35,6 +38,7 @@ def main(arguments: list[str]) -> int:
     path = Path(arguments[0] if arguments else "serve_config.yaml")
     try:
         settings, host, port = read(path)
+        check_exposure(settings, os.environ, host)
     except (OSError, ValueError, yaml.YAMLError) as error:
         for line in str(error).splitlines():
             print(f"{path}: {line}", file=sys.stderr)
@@ -66,7 +70,8 @@ def read(path: Path) -> tuple[Settings, str, int]:
     http = data.get("http_options") or {}
     if not isinstance(http, dict):
         raise ValueError("http_options: must be an object")
-    return config.parse(ours[0].get("args") or {}), http.get("host", "127.0.0.1"), int(http.get("port", 8000))
+    settings = config.with_keys(config.parse(ours[0].get("args") or {}), os.environ)
+    return settings, http.get("host", "127.0.0.1"), int(http.get("port", 8000))
 
 
 def is_free(host: str, port: int) -> bool:
@@ -85,6 +90,9 @@ def run(path: Path, settings: Settings, url: str) -> int:
     # A session of its own: Ctrl-C reaches it once, from here, and not each of Ray's processes at a time of its own.
     serve = Path(sys.executable).with_name("serve")
     env = {warm.SOFT_LIMIT: warm.WORKERS, **os.environ}
+    own_key = secrets.token_urlsafe(32) if settings.keys else ""  # of this run, to see how the models are
+    if own_key:
+        env[clients.ENVIRONMENT] = ",".join([*filter(None, [env.get(clients.ENVIRONMENT)]), own_key])
     child = subprocess.Popen([serve, "run", path], env=env, start_new_session=True, preexec_fn=_default_sigint)
     stopping = threading.Event()
 
@@ -93,7 +101,7 @@ def run(path: Path, settings: Settings, url: str) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    watch = threading.Thread(target=_tell, args=(settings, url, stopping), daemon=True)
+    watch = threading.Thread(target=_tell, args=(settings, url, own_key, stopping), daemon=True)
     watch.start()
     while child.poll() is None and not stopping.wait(LOOK_S):
         pass
@@ -133,13 +141,14 @@ def _end(child: subprocess.Popen[bytes]) -> int:
     return 0
 
 
-def _tell(settings: Settings, url: str, stopping: threading.Event) -> None:
-    """Says what the models do until those that start by themselves are up, then where the server is."""
+def _tell(settings: Settings, url: str, key: str, stopping: threading.Event) -> None:
+    """Says what the models do until those that start by themselves are up, then where the server is. key: empty if none
+    is needed."""
     awaited = {model.name for model in settings.models if model.auto_start or model.min_replicas}
     told: dict[str, str] = {}
     started = time.monotonic()
     while not stopping.wait(LOOK_S):
-        models = _get(f"{url}/api/models")
+        models = _get(f"{url}/api/models", key)
         if models is None:
             continue
         waits = False
@@ -166,16 +175,18 @@ def _say_ready(settings: Settings, url: str) -> None:
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "temperature": 0,
     }
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.keys else ""
     print(
         f"\nLLM-Manager is ready at {url}/v1 (dashboard: http://127.0.0.1:8265). Try:\n\n"
-        f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(body)}'\n",
+        f"curl {url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{json.dumps(body)}'\n",
         flush=True,
     )
 
 
-def _get(url: str) -> Any:
+def _get(url: str, key: str) -> Any:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=5) as answer:
             return json.load(answer)
     except (OSError, urllib.error.URLError, ValueError):
         return None

@@ -52,21 +52,22 @@ class Management:
 
     # How the models are
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self, shown: Iterable[Entry] | None = None) -> list[dict[str, Any]]:
+        """shown: default is all."""
         reading = await self._states.all()
-        return [view(entry, reading.of_entry(entry)) for entry in self._catalog]
+        return [view(entry, reading.of_entry(entry)) for entry in (self._catalog if shown is None else shown)]
 
     async def model(self, name: str) -> dict[str, Any]:
         """Raises: ModelNotFound."""
         entry = self._catalog.find(name)
         return view(entry, await self._states.of_entry(entry))
 
-    async def changes(self) -> AsyncGenerator[bytes, None]:
+    async def changes(self, shown: Iterable[Entry] | None = None) -> AsyncGenerator[bytes, None]:
         """Server-sent events: the whole table, then each model that has changed."""
         told: dict[str, dict[str, Any]] = {}
         quiet_since = time.monotonic()
         while True:
-            models = await self.models()
+            models = await self.models(shown)
             changed = [m for m in models if _steady(m) != told.get(m["name"])]
             if changed:
                 first = not told

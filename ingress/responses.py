@@ -9,13 +9,13 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from deployments.errors import ResponseNotFound
 from deployments.residency.board import Store, ray_store
 from deployments.server import SECRET_HEADER
+from ingress.onlooker import Onlooker, Replica
 
 LIMIT = 1000  # responses that an ingress replica remembers, its last ones
 MAX_EVENT = 2**20  # bytes of a stream that are searched for its first event
@@ -24,15 +24,6 @@ LOOPBACK = "//127.0.0.1:"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 logger = logging.getLogger("ray.serve.llm_manager")
-
-
-class Replica(Protocol):
-    """url: without a path. headers: the replica's secret."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ class Responses:
             self._store.delete(self._prefix + old)
 
 
-class Watch:
+class Watch(Onlooker):
     """Reads along one answer of `/v1/responses`, and keeps where it comes from."""
 
     def __init__(self, responses: Responses, model: str, *, stored: bool) -> None:
@@ -104,10 +95,13 @@ class Watch:
         if id_ := self._id_in(body):
             await self._responses.keep(id_, self._model, replica)
 
-    def chunk(self, replica: Replica, chunk: bytes) -> None:
-        if self._head is None:
-            return
-        self._head += chunk
+    def chunk(self, replica: Replica, chunk: bytes, *, more: bool) -> bytes:
+        if self._head is not None:
+            self._search(replica, self._head + chunk)
+        return chunk
+
+    def _search(self, replica: Replica, head: bytes) -> None:
+        self._head = head
         event, end, _ = self._head.partition(b"\n\n")
         if not end:
             if len(self._head) > MAX_EVENT:

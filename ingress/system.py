@@ -40,6 +40,12 @@ def health(catalog: Catalog, reading: Reading | None, issues: list[str]) -> dict
     }
 
 
+def health_for_strangers(health: dict[str, Any]) -> dict[str, Any]:
+    """How the server is, for whoever asks: no model's name, and nothing of what went wrong."""
+    n = len(health["issues"])
+    return {**health, "issues": [f"{n} of them, told to those who may see the models."] if n else []}
+
+
 def status(catalog: Catalog, reading: Reading) -> dict[str, Any]:
     engines: dict[str, float] = {}
     models = []

@@ -9,7 +9,7 @@ from starlette.types import Message
 
 from deployments.errors import InvalidRequest, TooLarge, TooSlow
 from ingress import body
-from ingress.body import model_named, parse, read
+from ingress.body import MAX_DEPTH, model_named, parse, read
 
 
 class Sender:
@@ -97,6 +97,9 @@ def test_object_is_parsed_whole() -> None:
         pytest.param(b"", None, "invalid_json", id="empty"),
         pytest.param(b'{"model": "a"', None, "invalid_json", id="cut off"),
         pytest.param(b'{"model": "\xff"}', None, "invalid_json", id="not UTF-8"),
+        pytest.param('{"model": "a"}'.encode("utf-16"), None, "invalid_json", id="UTF-16"),
+        pytest.param(rb'{"model": "\ud800"}', None, "invalid_json", id="half a character"),
+        pytest.param(rb'{"model": "a", "\uDC00\ud83d": 1}', None, "invalid_json", id="halves in the wrong order"),
         pytest.param(b'["a"]', None, "invalid_json", id="a list"),
         pytest.param(b'"a"', None, "invalid_json", id="a string"),
         pytest.param(b"null", None, "invalid_json", id="null"),
@@ -113,6 +116,21 @@ def test_body_without_a_models_name_is_an_invalid_request(sent: bytes, param: st
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
-def test_body_nested_too_deep_is_an_invalid_request() -> None:
-    with pytest.raises(InvalidRequest):
-        parse(b'{"a":' * 100_000)
+@pytest.mark.parametrize(
+    "sent", [rb'{"model": "\ud83d\ude00"}', '\ufeff{"model": "😀"}'.encode(), rb'{"model": "\\ud800"}']
+)
+def test_whole_characters_are_taken_however_they_are_written(sent: bytes) -> None:
+    assert parse(sent)["model"] in ("😀", "\\ud800")
+
+
+def nested(levels: int, opening: bytes, closing: bytes) -> bytes:
+    return b'{"a":' + opening * (levels - 1) + b"1" + closing * (levels - 1) + b"}"
+
+
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"b":', b"}")])
+def test_body_nested_too_deep_is_an_invalid_request(opening: bytes, closing: bytes) -> None:
+    assert parse(nested(MAX_DEPTH, opening, closing))
+    assert parse(b'{"a": "' + b"[" * 1000 + b'", "b": [' + b"[], " * 1000 + b"{}]}")
+    for levels in (MAX_DEPTH + 1, 900, 100_000):
+        with pytest.raises(InvalidRequest):
+            parse(nested(levels, opening, closing))

@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from deployments.errors import Capacity
 from ingress import errors
-from ingress.cors import Api
+from ingress.cors import EXPOSED, Api
 
 PAGE = "https://page.example"
 origins: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ async def test_every_answer_may_be_read_by_an_allowed_page(
     assert answer.status_code == status
     assert cors_of(answer) == {
         "access-control-allow-origin": allowed,
-        "access-control-expose-headers": "x-request-id, retry-after",
+        "access-control-expose-headers": ", ".join(EXPOSED),
     }
 
 

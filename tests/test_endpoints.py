@@ -77,7 +77,6 @@ PRIVATE = [
     "/wake_up",
     "/v1/load_lora_adapter",
     "/v1/unload_lora_adapter",
-    "/metrics",
     "/invocations",
     "/ping",
     "/load",

@@ -8,6 +8,7 @@ import gzip
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
-from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTimeout
+from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, KeeperGone, UpstreamTimeout
 from deployments.server import KEEP_ALIVE_HEADER, SECRET_HEADER
-from ingress import forward, leases, responses
+from ingress import forward, leases
 from ingress.forward import DELIVERIES, Forwarder, Upstream, upstream_of
 from ingress.leases import Lease, Route
+from ingress.onlooker import Onlooker
+from ingress.onlooker import Replica as SomeReplica
 from ingress.responses import Held
 
 SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -550,31 +553,49 @@ async def test_error_event_of_messages_is_anthropics_too(forwarder: Forwarder) -
 # Onlookers -----------------------------------------------------------------------------------------------------------
 
 
-class Watching:
+class Watching(Onlooker):
     """Remembers what it has seen, and from where."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, bytes]] = []
+        self.steps: list[str | int] = []
 
-    async def whole(self, replica: responses.Replica, body: bytes) -> None:
+    def waits(self) -> None:
+        self.steps.append("waits")
+
+    def lent(self) -> None:
+        self.steps.append("lent")
+
+    async def whole(self, replica: SomeReplica, body: bytes) -> None:
         await asyncio.sleep(0)
         self.seen.append((replica.url, body))
 
-    def chunk(self, replica: responses.Replica, chunk: bytes) -> None:
+    def chunk(self, replica: SomeReplica, chunk: bytes, *, more: bool) -> bytes:
         self.seen.append((replica.url, chunk))
+        return chunk
+
+    def ended(self, status: int) -> None:
+        self.steps.append(status)
+
+
+class Shouting(Onlooker):
+    """Keeps what begins with `hush` from the client, raises the rest."""
+
+    def chunk(self, replica: SomeReplica, chunk: bytes, *, more: bool) -> bytes:
+        return b"" if chunk.startswith(b"hush") else chunk.upper()
 
 
 async def test_onlooker_sees_an_answer_before_the_client_has_it(forwarder: Forwarder) -> None:
     client = Client()
 
     class Slow(Watching):
-        async def whole(self, replica: responses.Replica, body: bytes) -> None:
+        async def whole(self, replica: SomeReplica, body: bytes) -> None:
             assert client.sent == []
             await super().whole(replica, body)
 
     onlooker = Slow()
     async with Replica(whole("200 OK", b"{}")).listening() as port:
-        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, onlooker))
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, [onlooker]))
     assert onlooker.seen == [(f"http://127.0.0.1:{port}", b"{}")]
     assert client.body == b"{}"
 
@@ -582,7 +603,7 @@ async def test_onlooker_sees_an_answer_before_the_client_has_it(forwarder: Forwa
 async def test_onlooker_sees_a_stream_that_is_not_changed(forwarder: Forwarder) -> None:
     client, onlooker = Client(), Watching()
     async with Replica(streams(b"data: 1\n\n", DONE)).listening() as port:
-        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, onlooker))
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, [onlooker]))
     assert client.body == b"data: 1\n\n" + DONE
     assert b"".join(chunk for _, chunk in onlooker.seen) == client.body
 
@@ -590,8 +611,65 @@ async def test_onlooker_sees_a_stream_that_is_not_changed(forwarder: Forwarder) 
 async def test_onlooker_sees_no_error(forwarder: Forwarder) -> None:
     onlooker = Watching()
     async with Replica(whole("400 Bad Request", OURS)).listening() as port:
-        await Client().reads(forwarder.answer(FakeRoute(port), REQUEST, onlooker))
+        await Client().reads(forwarder.answer(FakeRoute(port), REQUEST, [onlooker]))
     assert onlooker.seen == []
+
+
+async def test_client_gets_what_the_onlookers_leave_each_after_the_one_before(forwarder: Forwarder) -> None:
+    client, second = Client(), Watching()
+
+    async def script(connection: Connection) -> None:
+        await connection.write(SSE)
+        await connection.chunk(b"a")
+        assert await client.next_body() == b"A"
+        await connection.chunk(b"hush")
+        await connection.chunk(b"")
+
+    async with Replica(script).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, [Shouting(), second]))
+    assert client.body == b"A"
+    assert b"".join(chunk for _, chunk in second.seen) == b"A"
+
+
+@pytest.mark.parametrize(
+    ("script", "steps"),
+    [
+        (streams(b"data: 1\n\n", DONE), ["waits", "lent", 200]),
+        (whole("400 Bad Request", OURS), ["waits", "lent", 400]),
+        (dies, ["waits", "lent"] * DELIVERIES + [503]),
+        (streams(b"data: 1\n\n", end=False), ["waits", "lent", 503]),
+    ],
+)
+async def test_onlooker_is_told_each_wait_and_how_the_request_ends(
+    forwarder: Forwarder, script: Script, steps: list[str | int]
+) -> None:
+    onlooker = Watching()
+    async with Replica(script).listening() as port:
+        with contextlib.suppress(EngineFailed):
+            await Client().reads(forwarder.answer(FakeRoute(port), REQUEST, [onlooker]))
+    assert onlooker.steps == steps
+
+
+async def test_onlooker_is_told_that_there_was_no_replica(forwarder: Forwarder) -> None:
+    onlooker = Watching()
+    with pytest.raises(EngineFailed):
+        await Client().reads(forwarder.answer(FullRoute(EngineFailed("none")), REQUEST, [onlooker]))
+    assert onlooker.steps == ["waits", 503]
+
+
+async def test_onlooker_is_told_that_the_client_has_left(forwarder: Forwarder) -> None:
+    client, onlooker = Client(), Watching()
+
+    async def script(connection: Connection) -> None:
+        await connection.write(SSE)
+        await connection.chunk(b"data: 1\n\n")
+        await client.next_body()
+        client.leaves.set()
+        await connection.closed_by_the_other_side()
+
+    async with Replica(script).listening() as port:
+        await client.reads(forwarder.answer(FakeRoute(port), REQUEST, [onlooker]))
+    assert onlooker.steps == ["waits", "lent", 499]
 
 
 # One replica and no other --------------------------------------------------------------------------------------------
@@ -649,6 +727,41 @@ async def test_replica_lost_in_its_stream_is_an_error_event(forwarder: Forwarder
     async with Replica(script).listening() as port:
         await client.reads(forwarder.answer_of(held(port), REQUEST, GONE))
     assert torn_error(client, b"data: 1\n\n")["code"] == "engine_failed"
+
+
+@pytest.mark.parametrize("limit", [{}, {"timeout_s": 0.05}, {"timeout_s": None}])
+async def test_stream_may_have_no_time_limit(limit: dict[str, Any]) -> None:
+    client = Client()
+
+    async def script(connection: Connection) -> None:
+        await connection.write(SSE)
+        await connection.chunk(b"data: 1\n\n")
+        await client.next_body()
+        await asyncio.sleep(0.2)
+        await connection.chunk(b"data: 2\n\n")
+        await connection.chunk(b"")
+
+    async with Replica(script).listening() as port, impatient(30, 0.05) as hasty:
+        await client.reads(hasty.answer_of(held(port), REQUEST, GONE, **limit))
+    if "timeout_s" in limit and limit["timeout_s"] is None:
+        assert client.body == b"data: 1\n\ndata: 2\n\n"
+    else:
+        assert torn_error(client, b"data: 1\n\n")["code"] == "timeout"
+
+
+async def test_stream_that_is_lost_says_what_it_was_told_to_and_of_what_type_the_event_is(forwarder: Forwarder) -> None:
+    client, lost = Client(), KeeperGone("The logs are away.")
+
+    async def script(connection: Connection) -> None:
+        await connection.write(SSE)
+        await connection.chunk(b"data: 1\n\n")
+        await client.next_body()
+
+    async with Replica(script).listening() as port:
+        request = replace(REQUEST, target="/api/logs/stream?model=a")
+        await client.reads(forwarder.answer_of(held(port), request, GONE, lost=lost))
+    event = json.loads(client.body.removeprefix(b"data: 1\n\ndata: "))
+    assert (event["type"], event["message"]) == ("error", "The logs are away.")
 
 
 # Clients that leave --------------------------------------------------------------------------------------------------
@@ -949,6 +1062,7 @@ def test_replica_gets_nothing_of_the_clients_credentials() -> None:
 
 def test_replica_gets_what_engines_read_of_the_headers() -> None:
     told = {"accept": "text/event-stream", "anthropic-version": "2023-06-01", "anthropic-beta": "a,b"}
+    told |= {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
     asked = request("/v1/messages", b"", "", "POST", **told)
     assert upstream_of(asked, "/v1/messages", b"{}", "id-1").headers.items() >= told.items()
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from deployments.config import ConfigError
-from ingress.launch import is_free, read
+from ingress.launch import is_free, main, read
 
 OURS = """
   - name: ours
@@ -112,3 +112,23 @@ def test_port_is_free_although_old_connections_linger_on_it() -> None:
 
 def test_address_that_is_not_this_machines_is_not_free() -> None:
     assert not is_free("192.0.2.1", 0)
+
+
+def test_server_for_others_without_keys_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, f"http_options: {{host: 0.0.0.0}}\napplications:{OURS}")
+    assert main([str(path)]) == 2
+    assert "http_options.host (0.0.0.0) listens beyond this machine" in capsys.readouterr().err
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    assert main([str(written(tmp_path, f"applications:{OURS}"))]) == 2
+    assert "HAProxy listens beyond this machine" in capsys.readouterr().err
+
+
+def test_keys_of_the_environment_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_MANAGER_KEYS", "sk-0123456789abcdef")
+    settings, _, _ = read(written(tmp_path, f"applications:{OURS}"))
+    assert [key.name for key in settings.keys] == ["environment-1"]
+    monkeypatch.setenv("LLM_MANAGER_KEYS", "short")
+    with pytest.raises(ConfigError, match="its key 1 is shorter"):
+        read(written(tmp_path, f"applications:{OURS}"))

@@ -428,7 +428,8 @@ async def test_wake_that_serve_cancels_by_itself_is_asked_for_again() -> None:
     assert handle.counts["wake"] == 2
 
 
-async def test_failure_of_serve_is_told_as_the_models_when_it_is_the_models() -> None:
+async def test_failure_of_serve_is_told_as_the_models_when_it_is_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LOOK_S", 10.0)  # which it has for the reading, too
     handle = Handle()
     handle.failures = [RuntimeError("deployment failed")]
     with pytest.raises(ModelLoadFailed, match="no weights"):

@@ -223,7 +223,7 @@ async def test_start_that_takes_too_long_says_what_it_waits_for_and_goes_on(
     with pytest.raises(expected, match=text) as caught:
         await manage(policy, 0.01, {"smol": now}).start(SMOL)
     assert caught.value.retry_after_s
-    assert len(policy.board.wishes()) == 1
+    assert len(await policy.sees(1)) == 1
 
 
 async def test_stop_ends_with_its_answer(policy: Policy) -> None:
@@ -240,7 +240,7 @@ async def test_stop_that_takes_too_long_is_a_timeout_and_goes_on(policy: Policy)
         await manage(policy, 0.01).stop(SMOL)
     assert (caught.value.status, caught.value.code) == (504, "timeout")
     assert "'smol'" in caught.value.message
-    assert len(policy.board.wishes()) == 1
+    assert len(await policy.sees(1)) == 1
 
 
 async def test_stop_that_was_superseded_says_so(policy: Policy) -> None:

@@ -92,7 +92,7 @@ def created(**fields: Any) -> bytes:
 async def seen(store: Memory, watch: Watch, *chunks: bytes) -> list[str]:
     """The keys of the store once these chunks have passed by."""
     for chunk in chunks:
-        watch.chunk(NEAR, chunk)
+        assert watch.chunk(NEAR, chunk, more=True) == chunk
     await asyncio.gather(*watch._responses._writing)
     return list(store.values)
 

@@ -1,0 +1,1 @@
+"""What `/openapi.json` says: FastAPI's document of the routes, completed by what FastAPI cannot know of them."""
