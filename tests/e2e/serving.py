@@ -72,13 +72,24 @@ def application(
 
 
 class Serving:
-    """`serve run` on a configuration, in a Ray of its own. Its first application is there from the start."""
+    """`serve run` on a configuration, in a Ray of its own."""
 
-    def __init__(self, folder: Path, applications: list[dict[str, Any]], env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        applications: list[dict[str, Any]],
+        env: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
+        at_first: int | None = None,
+    ) -> None:
+        """at_first: how many of the applications are there from the start; default all."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        for one in applications:
+            one["args"].setdefault("data_dir", str(folder / "data"))
+        self._host = host
         self._applications = applications
-        self._deployed = {applications[0]["name"]}
+        self._deployed = {one["name"] for one in applications[:at_first]}
         self.log = folder / "serve.log"
         self.config = folder / "serve_config.yaml"
         self._write()
@@ -122,7 +133,7 @@ class Serving:
                 wait_for(f"{prefix}/health", lambda p=prefix: self._answers(p), deadline_s)  # type: ignore[misc]
 
     def _write(self) -> None:
-        http = {"host": "127.0.0.1", "port": self.port}
+        http = {"host": self._host, "port": self.port}
         applications = [one for one in self._applications if one["name"] in self._deployed]
         self.config.write_text(yaml.safe_dump({"http_options": http, "applications": applications}))
 

@@ -31,6 +31,7 @@ def haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
                 cap=2,
                 max_body_mb=1,
                 request_timeout_s=60,
+                allow_without_keys=True,
             )
         ],
         # Serve keeps an ingress reachable for this long while load balancers learn that it goes.

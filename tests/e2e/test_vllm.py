@@ -147,7 +147,7 @@ def test_bad_request_is_told_in_the_contracts_shape(
     assert isinstance(error["code"], str)
 
 
-@pytest.mark.parametrize("path", ["/collective_rpc", "/v1/load_lora_adapter", "/metrics", "/sleep", "/invocations"])
+@pytest.mark.parametrize("path", ["/collective_rpc", "/v1/load_lora_adapter", "/sleep", "/invocations"])
 def test_private_routes_of_the_engine_are_not_reached(client: OpenAI, url: str, path: str) -> None:
     answer = httpx.post(url + path, json={"model": MODEL}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "route_not_found")

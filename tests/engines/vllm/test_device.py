@@ -48,6 +48,15 @@ def test_environment_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
 
 
+def test_pictures_are_not_fetched_from_where_another_server_sends_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    envs = pytest.importorskip("vllm.envs")
+    monkeypatch.setenv("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "")
+    monkeypatch.delenv("VLLM_MEDIA_URL_ALLOW_REDIRECTS")
+    assert envs.VLLM_MEDIA_URL_ALLOW_REDIRECTS
+    device.set_environment(cpu=True)
+    assert not envs.VLLM_MEDIA_URL_ALLOW_REDIRECTS
+
+
 def test_process_without_gpus_uses_the_cpu_unless_its_placement_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as Ray has it
     assert device.on_cpu(None)
