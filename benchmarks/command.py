@@ -20,12 +20,14 @@ class Result:
     problems: Sequence[str]
 
 
-def parser(command: str, description: str | None, rounds: int) -> argparse.ArgumentParser:
+def parser(command: str, description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """rounds: the default; None if the command has no rounds."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{command}", description=description)
-    made.add_argument("--quick", action="store_true", help="a short check: one round, less of everything")
-    made.add_argument("--rounds", type=int, help=f"default {rounds}, with --quick 1")
+    made.add_argument("--quick", action="store_true", help="a short check: less of everything")
+    if rounds is not None:
+        made.add_argument("--rounds", type=int, help=f"default {rounds}, with --quick 1")
+        made.set_defaults(default_rounds=rounds)
     made.add_argument("--out", type=Path, help="write the tables to this file too")
-    made.set_defaults(default_rounds=rounds)
     return made
 
 
@@ -34,7 +36,8 @@ def run(
 ) -> int:
     """measured: from the options and a folder for the servers' logs, which stays if anything was wrong."""
     options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (1 if options.quick else options.default_rounds)
+    if "rounds" in options:
+        options.rounds = options.rounds or (1 if options.quick else options.default_rounds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended
 
     folder = Path(tempfile.mkdtemp(prefix="llm-manager-bench-"))

@@ -18,7 +18,7 @@ from benchmarks.memory import Memory
 from benchmarks.report import PACED_LOAD, Round
 from benchmarks.servers import FAST, PACE_MS, PACED, Urls, all_servers
 
-SHARE = {"bare": 1.0, "handle": 0.1, "proxy": 0.25, "haproxy": 1.0}
+SHARE = {"bare": 1.0, "handle": 0.1, "proxy": 0.25, "haproxy": 1.0, "keyed": 1.0}
 """Of a load's streams, so that a measurement of a slow server does not last much longer."""
 
 QUICK_SHARE = 0.25

@@ -103,7 +103,8 @@ def _measure_mlx(end: int, load: Load, seed: int) -> Measure:
 def run(subjects: Sequence[Subject], rounds: int, folder: Path) -> list[Round]:
     """One engine is up at a time; our servers stay, with nothing loaded, while others are measured."""
     with ExitStack() as stack:
-        application = ours("engines", "/", [{"name": s.name, **s.model} for s in subjects], cache_dir=str(CACHE))
+        models = [{"name": s.name, **s.model} for s in subjects]
+        application = ours("engines", "/", models, cache_dir=str(CACHE), allow_without_keys=True)
         urls = {
             name: stack.enter_context(_server(folder, name, application, env))
             for name, env in ((PROXY, {}), (HAPROXY, behind_haproxy()))

@@ -20,6 +20,9 @@ import aiohttp
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
+KEY = "sk-benchmark-0123456789"
+WITH_KEY = {"Authorization": f"Bearer {KEY}"}
+"""As clients send one, needed or not."""
 PATH = "/v1/chat/completions"
 TIMEOUT_S = 300.0
 EVENT = b"data: "
@@ -104,7 +107,7 @@ def measure(load: Load) -> Measure:
 async def run(load: Load) -> Measure:
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=WITH_KEY) as session:
         if not load.real:  # whose prompts take much longer than connections
             opening = Load(load.url, load.model, load.concurrency, load.concurrency, tokens=1)
             await asyncio.gather(*[_client(session, opening, _Seen(), k) for k in range(opening.concurrency)])

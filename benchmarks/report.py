@@ -76,6 +76,7 @@ def _datapath_targets(rounds: Sequence[Round]) -> Iterable[Row]:
     yield target(f"{at_most}: haproxy / bare", _speed_ratio(rounds, "haproxy", "bare", MOST), 0.5)
     yield target(f"{at_most}: proxy / bare", _speed_ratio(rounds, "proxy", "bare", MOST), 0.2)
     yield target(f"{at_most}: haproxy / handle", _speed_ratio(rounds, "haproxy", "handle", MOST), 15)
+    yield target(f"{at_most}: keyed / haproxy", _speed_ratio(rounds, "keyed", "haproxy", MOST), 0.95)
     yield told(f"{at_most}: proxy / handle", f"{_speed_ratio(rounds, 'proxy', 'handle', MOST):.1f}")
     yield target("TTFT added at 1 stream, ms: haproxy", _ttft_added(rounds, "haproxy"), 5, most=True)
     yield told("TTFT added at 1 stream, ms: proxy", f"{_ttft_added(rounds, 'proxy'):.1f}")

@@ -18,15 +18,18 @@ import httpx
 import psutil
 import yaml
 
-from benchmarks.load import HOST, PATH, ROOT, request_body
+from benchmarks.load import HOST, KEY, PATH, ROOT, WITH_KEY, request_body
 from deployments import warm
+from deployments.keys import hash_of
 
 FAST, PACED = "fast", "paced"
 PACE_MS = 50.0
 MODELS = {FAST: 0.0, PACED: PACE_MS}
 """Interval in ms of each echo model."""
 
-OURS = "ours"
+OURS, KEYED = "ours", "keyed"
+LIMITED = {"name": "bench", "key_hash": hash_of(KEY), "requests_per_minute": 10**9, "tokens_per_minute": 10**12}
+"""A key with limits that are never reached."""
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 READY_S = 300.0
 STOP_S = 10.0  # no answer is running any more; behind HAProxy Serve would wait for 30 s
@@ -76,7 +79,7 @@ class Child:
     def replica(self, application: str, deployment: str) -> psutil.Process:
         """The process of a deployment's only replica."""
         title = f"ray::ServeReplica:{application}:{deployment}"
-        (found,) = [process for process in self._family() if _title(process).startswith(title)]
+        (found,) = [process for process in self.family() if _title(process).startswith(title)]
         return found
 
     def serve_logs(self) -> Path:
@@ -85,13 +88,13 @@ class Child:
         return max(sessions, key=lambda session: session.name) / "logs" / "serve"
 
     def stop(self) -> None:
-        family = self._family()
+        family = self.family()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
                 self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:
-                family += self._family()
+                family += self.family()
                 self._process.kill()
                 self._process.wait()
         _, alive = psutil.wait_procs(family, timeout=KILL_S)
@@ -99,7 +102,8 @@ class Child:
             process.kill()
         psutil.wait_procs(alive, timeout=KILL_S)
 
-    def _family(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """All processes that it has started, and they in turn."""
         try:
             return psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
@@ -108,23 +112,25 @@ class Child:
 
 @contextmanager
 def all_servers(folder: Path) -> Iterator[dict[str, Urls]]:
-    """The four servers, each of them up."""
+    """The five servers, each of them up."""
     with ExitStack() as stack:
         bare = stack.enter_context(_bare(folder))
-        _, url = stack.enter_context(serve_run(folder, "proxy", [_handle("/handle"), _ours("/ours")]))
-        _, haproxy = stack.enter_context(haproxy_server(folder))
+        _, url = stack.enter_context(serve_run(folder, "proxy", [_handle("/handle"), _ours(OURS, "/ours")]))
+        _, haproxy = stack.enter_context(haproxy_server(folder, _ours(KEYED, "/keyed", keys=[LIMITED])))
         yield {
             "bare": bare,
             "handle": dict.fromkeys(MODELS, f"{url}/handle"),
             "proxy": dict.fromkeys(MODELS, f"{url}/ours"),
             "haproxy": haproxy,
+            "keyed": {model: f"{url}/keyed" for model, url in haproxy.items()},
         }
 
 
 @contextmanager
-def haproxy_server(folder: Path) -> Iterator[tuple[Child, Urls]]:
-    """Ours behind HAProxy, in a Ray of its own."""
-    with serve_run(folder, "haproxy", [_ours("/")], behind_haproxy()) as (child, url):
+def haproxy_server(folder: Path, *beside: dict[str, Any]) -> Iterator[tuple[Child, Urls]]:
+    """Ours behind HAProxy, in a Ray of its own. beside: other applications there."""
+    applications = [_ours(OURS, "/", allow_without_keys=True), *beside]
+    with serve_run(folder, "haproxy", applications, behind_haproxy()) as (child, url):
         yield child, dict.fromkeys(MODELS, url)
 
 
@@ -174,7 +180,7 @@ def serve_run(
         child.stop()
 
 
-def _ours(prefix: str) -> dict[str, Any]:
+def _ours(application: str, prefix: str, **args: Any) -> dict[str, Any]:
     models = [
         {
             "name": name,
@@ -186,7 +192,7 @@ def _ours(prefix: str) -> dict[str, Any]:
         }
         for name, interval_ms in MODELS.items()
     ]
-    return ours(OURS, prefix, models)
+    return ours(application, prefix, models, **args)
 
 
 def ours(
@@ -219,7 +225,7 @@ def _handle(prefix: str) -> dict[str, Any]:
 def answers(url: str, model: str) -> bool:
     try:
         body = request_body(model, 1, stream=True)
-        return httpx.post(url + PATH, json=body, timeout=30).status_code == 200
+        return httpx.post(url + PATH, json=body, headers=WITH_KEY, timeout=30).status_code == 200
     except httpx.HTTPError:
         return False
 
