@@ -19,6 +19,7 @@ from deployments.errors import EngineFailed
 from deployments.keeper.address import AddressBook
 from deployments.keeper.blocking import BlockingClient
 from deployments.logs import shipper
+from deployments.logs.quiet import SERVES_LOGGER, OnceADrain
 from deployments.residency import policy
 from deployments.residency.board import Board, Report
 from deployments.server import Guard, Server
@@ -52,6 +53,7 @@ class Replica(ABC):
         self._guard: Guard
         self._server: Server
         self._meter: memory.Meter
+        logging.getLogger(SERVES_LOGGER).addFilter(OnceADrain())
         keeper = BlockingClient(AddressBook(context.app_name))
         self._shipper = shipper.of_this_process(key, self._report.replica, node, keeper)
         self._shipper.start()
