@@ -159,7 +159,7 @@ class Serving:
         found = (
             re.match(rf"ray::ServeReplica:{application}:([\w-]+)", _title(p)) for p in self.named("ray::ServeReplica")
         )
-        return {match[1] for match in found if match} - {"Ingress"}
+        return {match[1] for match in found if match} - {"Ingress", "Keeper"}
 
     def idle_warm_processes(self, engine: str) -> list[psutil.Process]:
         """Processes that Ray keeps, with the engine imported: those that are done with it."""
