@@ -20,7 +20,9 @@ CHAT = "/v1/chat/completions"
 def raw(serving: Serving, method: str, path: str) -> int:
     """The status of a request whose path nobody has tidied."""
     with socket.create_connection(("127.0.0.1", serving.port), timeout=30) as sock:
-        sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(
+            f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
         return int(sock.makefile("rb").readline().split()[1])
 
 
@@ -67,7 +69,6 @@ def test_error_under_messages_is_anthropics_too(serving: Serving) -> None:
         "/collective_rpc",
         "/sleep",
         "/v1/load_lora_adapter",
-        "/metrics",
         "/invocations",
         f"/{CHAT}",
         "/v1//chat/completions",
@@ -84,9 +85,15 @@ def test_other_paths_are_not_there(serving: Serving, path: str) -> None:
 @pytest.mark.parametrize("path", [CHAT, "/v1/responses", "/v1/embeddings"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "OPTIONS"])
 def test_wrong_method_is_a_405_that_names_the_right_one(serving: Serving, method: str, path: str) -> None:
-    answer = httpx.request(method, serving.url + path, headers={"origin": "https://page.example"})
+    answer = httpx.request(method, serving.url + path)
     assert_error(answer, 405, "invalid_request_error", "method_not_allowed")
     assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("method", ["POST", "OPTIONS"])
+def test_page_of_another_origin_gets_no_leave_to_read(serving: Serving, method: str) -> None:
+    answer = httpx.request(method, serving.url + CHAT, headers={"origin": "https://page.example"})
+    assert_error(answer, 403, "permission_error", "keys_required")
     assert "access-control-allow-origin" not in answer.headers
 
 
