@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import Any
 
@@ -26,8 +27,8 @@ def document(serving: Serving) -> dict[str, Any]:
     return told
 
 
-def test_document_tells_of_every_operation(document: dict[str, Any]) -> None:
-    assert operations(document) == operations(api.openapi())
+def test_document_is_that_of_the_source(document: dict[str, Any]) -> None:
+    assert document["paths"] == json.loads(json.dumps(api.openapi()["paths"]))
 
 
 @pytest.mark.parametrize(("method", "path"), operations(api.openapi()))
@@ -35,7 +36,7 @@ def test_answers_are_those_of_the_document(serving: Serving, document: dict[str,
     url = f"{serving.url}/schema"
     examples = 1 if (method, path.startswith("/api/models")) == ("POST", True) else 4  # models come and go
     seen = conforms(schema_of(document, MODELS), method, path, lambda case: case.call(base_url=url), examples=examples)
-    assert seen
+    assert seen - {401, 403}
 
 
 @pytest.mark.parametrize("path", sorted(ENDLESS))
