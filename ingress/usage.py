@@ -122,7 +122,7 @@ class Reader:
         self._events += data.count(END)
         start = len(data) - LAST if self._counts and len(data) > LAST else 0
         if data.find(_NEEDLES[0], start) >= 0 or data.find(_NEEDLES[1], start) >= 0:
-            data = END.join(event for event in data.split(END) if not self._takes(event))
+            data = END.join(event for event in data.split(END) if not (_tells_usage(event) and self._takes(event)))
         return data if self._hides else chunk
 
     def _takes(self, event: bytes) -> bool:
@@ -130,6 +130,10 @@ class Reader:
         tokens = tokens_in(event)
         self._found.update(tokens)
         return bool(tokens) and self._hides and _tells_usage_alone(event)
+
+
+def _tells_usage(data: bytes) -> bool:
+    return _NEEDLES[0] in data or _NEEDLES[1] in data
 
 
 def _tells_usage_alone(event: bytes) -> bool:
