@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from deployments import config
+from deployments import config, sse
 from deployments.cache import wire
 from deployments.cache.client import CacheClient
 from deployments.config import Settings
@@ -56,7 +56,6 @@ MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not t
 # would cross threads. Read by Serve when the replica's process starts; 10 to 20 % more throughput.
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 Range = Annotated[str, Query(pattern=RANGE)]
-SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def _cors_origins() -> tuple[str, ...]:
@@ -135,7 +134,7 @@ class Ingress:
             CacheClient(self._keeper),
             self._settings.cache,
             wait_s=self._settings.load_wait_s + self._settings.request_timeout_s,
-            sse=SSE_HEADERS,
+            sse=sse.HEADERS,
         )
         self._devices = Devices(Nodes(RayCluster()).read)
         self._responses = Responses(app_name, ray.util.get_node_ip_address())
@@ -190,7 +189,7 @@ class Ingress:
     async def managed_models_stream(self, request: Request) -> Response:
         await self._states.all()  # raises, if at all, before the answer begins
         changes = self._management.changes(self._shown(request))
-        return StreamingResponse(changes, media_type="text/event-stream", headers=SSE_HEADERS)
+        return StreamingResponse(changes, media_type="text/event-stream", headers=sse.HEADERS)
 
     @api.post("/api/models/stop-all")
     async def stop_all(self, request: Request, wait: bool = True) -> Response:

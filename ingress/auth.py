@@ -92,7 +92,7 @@ class Door:
         access = self._access()
         try:
             key = access.check(scope)
-            if key is not None and rights_for(scope["method"], path_of(scope)) == USE:
+            if key is not None and key.is_limited and rights_for(scope["method"], path_of(scope)) == USE:
                 send = access.limits.telling(key, send)
                 access.limits.admit(key)
         except ApiError as error:

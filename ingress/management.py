@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from deployments.errors import ApiError, EngineFailed, ModelLoadFailed, ModelNotRunning, StopTimeout
 from deployments.memory import MB
 from deployments.residency.board import SUPERSEDED, Board, Kind, Table, Wish
+from deployments.sse import event
 from ingress.catalog import Catalog, Entry
 from ingress.leases import RETRY_AFTER_S, Route, still_loading
 from ingress.shared import Shared
@@ -73,10 +73,10 @@ class Management:
                 first = not told
                 told.update({m["name"]: _steady(m) for m in changed})
                 if first:
-                    yield _event({"type": "models", "models": models})
+                    yield event({"type": "models", "models": models})
                 else:
                     for m in changed:
-                        yield _event({"type": "model", "model": m})
+                        yield event({"type": "model", "model": m})
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since > PING_S:
                 yield b": ping\n\n"
@@ -223,10 +223,6 @@ def view(model: Entry, now: ModelState) -> dict[str, Any]:
 def _steady(model: dict[str, Any]) -> dict[str, Any]:
     steady = {key: value for key, value in model.items() if key not in _CLOCKS}
     return {**steady, "phase": (model["loading"] or {}).get("phase")}
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
 async def _unattended(entry: Entry, work: Coroutine[Any, Any, None]) -> None:

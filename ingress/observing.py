@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from deployments.config import Settings
 from deployments.keeper.client import KeeperClient
+from deployments.logs.quiet import SERVES_LOGGER
 from deployments.metrics.meters import RayMeters
 from ingress import metrics, request_log, traces, usage
 from ingress.forward import Upstream
@@ -21,8 +22,6 @@ from ingress.onlooker import Onlooker
 from ingress.outbox import Outbox, Told
 from ingress.records import Account, Records
 from ingress.traces import Trace, Traces
-
-SERVES_LOGGER = "ray.serve"
 
 
 class Observed:

@@ -23,13 +23,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from deployments import sse
 from deployments.engines import EngineSpec
 from deployments.engines.echo_args import EchoArgs
 from deployments.engines.echo_embeddings import embeddings
 from deployments.errors import ApiError, InvalidRequest, MethodNotAllowed, ModelNotFound, RouteNotFound
 
 MAX_TOKENS = 1_000_000  # of an answer
-SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EchoEngine:
@@ -137,7 +137,7 @@ class EchoEngine:
         return StreamingResponse(
             answer.events(self._paced(answer.words(), request), usage=usage),
             media_type="text/event-stream",
-            headers=SSE_HEADERS,
+            headers=sse.HEADERS,
         )
 
     def _count(self, body: dict[str, Any]) -> int:
@@ -206,7 +206,7 @@ class _Answer:
 
         def event(content: dict[str, Any], finish_reason: str | None = None) -> bytes:
             choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
-            return _sse({**frame, "choices": [choice], **extra})
+            return sse.event({**frame, "choices": [choice], **extra})
 
         # One serialisation an answer, not one a token: the pace is what this engine is for.
         mark = "\u0000"
@@ -218,12 +218,8 @@ class _Answer:
             yield before + json.dumps(word)[1:-1].encode() + after
         yield event({"delta": {}} if self._chat else {"text": ""}, finish_reason="length")
         if usage:
-            yield _sse({**frame, "choices": [], "usage": self.usage})
+            yield sse.event({**frame, "choices": [], "usage": self.usage})
         yield b"data: [DONE]\n\n"
-
-
-def _sse(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from deployments.logs.feed import Feed
 from deployments.logs.reader import Reader
 from deployments.logs.settings import LogSettings
 from deployments.logs.store import Block, Store, Total
+from deployments.memory import MB
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MB = 2**20
 DAY_S = 86400.0
 
 

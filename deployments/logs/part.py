@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from deployments import sse
 from deployments.errors import InvalidRequest
 from deployments.logs import tail
 from deployments.logs.batch import Source, decode
@@ -28,7 +29,6 @@ LOOK_S = 0.5
 SILENCE_S = 3.0
 """Seconds after which somebody goes and looks after a replica."""
 EXPIRE_S = 600.0
-SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class LogsPart:
@@ -84,7 +84,7 @@ class LogsPart:
         model = request.query_params["model"]
         await self._look()
         events = self._journal.listen(model, lambda: self._over(model))
-        return StreamingResponse(events, media_type="text/event-stream", headers=SSE_HEADERS)
+        return StreamingResponse(events, media_type="text/event-stream", headers=sse.HEADERS)
 
     # What it does by itself
 

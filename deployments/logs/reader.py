@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 from deployments.logs.feed import Feed
 from deployments.logs.lines import Entry
 from deployments.logs.store import Block
+from deployments.sse import event
 
 PING_S = 15.0
 PIECE_BYTES = 256 * 1024
@@ -85,10 +85,6 @@ def encode(kind: Kind, body: bytes) -> bytes:
     """Events of lines of JSON."""
     begin = b'data: {"type":"' + kind.encode() + b'","log":'
     return begin + body.replace(b"\n", b"}\n\n" + begin) + b"}\n\n"
-
-
-def event(data: dict[str, object]) -> bytes:
-    return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
 def _missing(kind: Kind, count: int) -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from deployments.memory import MB
 from deployments.metrics import names
 from deployments.metrics.meters import Sample
 from deployments.residency.board import Report, Row, Table
 
-MB = 2**20
 SAME_S = 0.01
 
 _REASONS = (

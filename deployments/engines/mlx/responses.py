@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from deployments import sse
 from deployments.engines.mlx.answers import event
 from deployments.errors import ApiError, InternalError
 from deployments.hangup import ClientGone, unless_gone
@@ -19,7 +20,7 @@ class EventStream(Response):
     """Server-sent events. first: already made, so that an error before it was an answer of its own."""
 
     def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        super().__init__(headers=sse.HEADERS)
         del self.headers["content-length"]
         self.headers["content-type"] = "text/event-stream; charset=utf-8"
         self._first = first
