@@ -45,7 +45,7 @@ from ingress.management import Management
 from ingress.observing import Observed
 from ingress.onlooker import until_asked
 from ingress.openapi.document import Documented
-from ingress.queues import Queue
+from ingress.queues import Place, Queue
 from ingress.request_id import request_id
 from ingress.responses import Responses, Watch
 from ingress.states import State, States
@@ -343,8 +343,8 @@ class Ingress:
         if endpoint is endpoints.RESPONSES:
             stored = asked.data.get("store") is not False
             observed.onlookers.append(Watch(self._responses, model.name, stored=stored))
-        answer = self._forwarder.answer(self._routes[model.name], observed.traced(upstream), observed.onlookers)
-        return queue.bounded(answer)
+        observed.onlookers.append(Place(queue))
+        return self._forwarder.answer(self._routes[model.name], observed.traced(upstream), observed.onlookers)
 
     @endpoints.routes(api, endpoints.FOLLOW_UPS)
     async def follow_up(self, request: Request, id: str) -> Response:

@@ -290,6 +290,8 @@ class _Started:
         self.yes = True
         self.status = status
         self.streaming = streaming
+        for onlooker in self.onlookers:
+            onlooker.begins()
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def body(self, chunk: bytes, *, more: bool) -> None:

@@ -22,10 +22,16 @@ class Onlooker:
     """Of one request; does nothing by itself."""
 
     def waits(self) -> None:
-        """A replica is waited for: the first one, or another one after that has failed."""
+        """A replica is waited for: the first one, or another one after that has failed.
+
+        Raises: ApiError, if the request is not to wait.
+        """
 
     def lent(self) -> None:
         """The wait is over, the replica is asked."""
+
+    def begins(self) -> None:
+        """The answer begins to leave."""
 
     async def whole(self, replica: Replica, body: bytes) -> None:
         """An answer in one piece that is no error, before it leaves."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
-
 from deployments.errors import QueueFull
+from ingress.onlooker import Onlooker
 
 RETRY_AFTER_S = 2
 
@@ -18,10 +16,6 @@ class Queue:
         self._model = model
         self._limit = limit
         self.waiting = 0
-
-    def bounded(self, response: Response) -> Response:
-        """The response, which is sent only if there is room for one more that waits."""
-        return _Bounded(self, response)
 
     def check(self) -> None:
         """Raises: QueueFull."""
@@ -41,27 +35,23 @@ class Queue:
         self.waiting -= 1
 
 
-class _Bounded(Response):
-    def __init__(self, queue: Queue, response: Response) -> None:
-        super().__init__()
+class Place(Onlooker):
+    """Of one request: taken when it begins to wait, and given back when its answer begins or it ends."""
+
+    def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self._response = response
+        self._taken = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._queue.enter()
-        waits = True
+    def waits(self) -> None:
+        """Raises: QueueFull."""
+        if not self._taken:
+            self._queue.enter()
+            self._taken = True
 
-        def leave() -> None:
-            nonlocal waits
-            if waits:
-                waits = False
-                self._queue.leave()
+    def begins(self) -> None:
+        if self._taken:
+            self._taken = False
+            self._queue.leave()
 
-        async def begun(message: Message) -> None:
-            leave()
-            await send(message)
-
-        try:
-            await self._response(scope, receive, begun)
-        finally:
-            leave()
+    def ended(self, status: int) -> None:
+        self.begins()

@@ -121,9 +121,22 @@ class Reader:
                 data, self._tail, self._lost = data + self._tail, b"", True
         self._events += data.count(END)
         start = len(data) - LAST if self._counts and len(data) > LAST else 0
-        if data.find(_NEEDLES[0], start) >= 0 or data.find(_NEEDLES[1], start) >= 0:
-            data = END.join(event for event in data.split(END) if not (_tells_usage(event) and self._takes(event)))
+        if (at := _usage_at(data, start)) >= 0:
+            data = self._read(data, at)
         return data if self._hides else chunk
+
+    def _read(self, data: bytes, at: int) -> bytes:
+        """Reads the events that tell usage, the first one at `at`. Returns those that are for the client."""
+        kept, done = [], 0
+        while at >= 0:
+            before, after = data.rfind(END, 0, at), data.find(END, at)
+            begin = 0 if before < 0 else before + len(END)
+            end = len(data) if after < 0 else after + len(END)
+            if self._takes(data[begin:end]):
+                kept.append(data[done:begin])
+                done = end
+            at = _usage_at(data, end)
+        return b"".join((*kept, data[done:]))
 
     def _takes(self, event: bytes) -> bool:
         """Reads an event. Whether the client is not to have it."""
@@ -132,8 +145,9 @@ class Reader:
         return bool(tokens) and self._hides and _tells_usage_alone(event)
 
 
-def _tells_usage(data: bytes) -> bool:
-    return _NEEDLES[0] in data or _NEEDLES[1] in data
+def _usage_at(data: bytes, start: int) -> int:
+    """-1 if there is none."""
+    return min((at for needle in _NEEDLES if (at := data.find(needle, start)) >= 0), default=-1)
 
 
 def _tells_usage_alone(event: bytes) -> bool:

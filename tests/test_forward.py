@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
-from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, KeeperGone, UpstreamTimeout
+from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, KeeperGone, QueueFull, UpstreamTimeout
 from deployments.server import KEEP_ALIVE_HEADER, SECRET_HEADER
 from ingress import forward, leases
 from ingress.forward import DELIVERIES, Forwarder, Upstream, upstream_of
@@ -566,6 +566,9 @@ class Watching(Onlooker):
     def lent(self) -> None:
         self.steps.append("lent")
 
+    def begins(self) -> None:
+        self.steps.append("begins")
+
     async def whole(self, replica: SomeReplica, body: bytes) -> None:
         await asyncio.sleep(0)
         self.seen.append((replica.url, body))
@@ -634,10 +637,10 @@ async def test_client_gets_what_the_onlookers_leave_each_after_the_one_before(fo
 @pytest.mark.parametrize(
     ("script", "steps"),
     [
-        (streams(b"data: 1\n\n", DONE), ["waits", "lent", 200]),
-        (whole("400 Bad Request", OURS), ["waits", "lent", 400]),
+        (streams(b"data: 1\n\n", DONE), ["waits", "lent", "begins", 200]),
+        (whole("400 Bad Request", OURS), ["waits", "lent", "begins", 400]),
         (dies, ["waits", "lent"] * DELIVERIES + [503]),
-        (streams(b"data: 1\n\n", end=False), ["waits", "lent", 503]),
+        (streams(b"data: 1\n\n", end=False), ["waits", "lent", "begins", 503]),
     ],
 )
 async def test_onlooker_is_told_each_wait_and_how_the_request_ends(
@@ -657,6 +660,17 @@ async def test_onlooker_is_told_that_there_was_no_replica(forwarder: Forwarder) 
     assert onlooker.steps == ["waits", 503]
 
 
+async def test_onlooker_may_refuse_the_wait(forwarder: Forwarder) -> None:
+    class Refusing(Watching):
+        def waits(self) -> None:
+            raise QueueFull("full")
+
+    onlooker = Refusing()
+    with pytest.raises(QueueFull):
+        await Client().reads(forwarder.answer(FullRoute(EngineFailed("somebody was asked")), REQUEST, [onlooker]))
+    assert onlooker.steps == [429]
+
+
 async def test_onlooker_is_told_that_the_client_has_left(forwarder: Forwarder) -> None:
     client, onlooker = Client(), Watching()
 
@@ -669,7 +683,7 @@ async def test_onlooker_is_told_that_the_client_has_left(forwarder: Forwarder) -
 
     async with Replica(script).listening() as port:
         await client.reads(forwarder.answer(FakeRoute(port), REQUEST, [onlooker]))
-    assert onlooker.steps == ["waits", "lent", 499]
+    assert onlooker.steps == ["waits", "lent", "begins", 499]
 
 
 # One replica and no other --------------------------------------------------------------------------------------------

@@ -1,77 +1,60 @@
 from __future__ import annotations
 
-import asyncio
-
 import pytest
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import QueueFull
-from ingress.queues import Queue
+from ingress.queues import Place, Queue
 
 
-class Gated(Response):
-    """Begins to answer, and ends, when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begin, self.end = asyncio.Event(), asyncio.Event()
-        self.begun = asyncio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.begin.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        self.begun.set()
-        await self.end.wait()
-        await send({"type": "http.response.body", "body": b""})
+def waiting(queue: Queue) -> Place:
+    place = Place(queue)
+    place.waits()
+    return place
 
 
-async def nothing() -> Message:
-    return {"type": "http.disconnect"}
-
-
-async def nowhere(_: Message) -> None:
-    pass
-
-
-def sent(queue: Queue, response: Response) -> asyncio.Task[None]:
-    return asyncio.create_task(queue.bounded(response)({}, nothing, nowhere))
-
-
-async def test_request_above_the_bound_is_refused_until_an_answer_begins() -> None:
-    queue, first, second = Queue("a", 1), Gated(), Gated()
-    running = sent(queue, first)
-    with pytest.raises(QueueFull) as full:
-        await asyncio.gather(sent(queue, second))
-    assert (full.value.status, full.value.code, full.value.headers()) == (429, "queue_full", {"retry-after": "2"})
-    first.begin.set()
-    await first.begun.wait()
-    assert queue.waiting == 0
-    waiting = sent(queue, second)
-    await asyncio.sleep(0)
-    assert queue.waiting == 1
-    for response in (first, second):
-        response.begin.set()
-        response.end.set()
-    await asyncio.gather(running, waiting)
-    assert queue.waiting == 0
-
-
-async def test_request_that_is_given_up_waits_no_more() -> None:
+def test_request_above_the_bound_is_refused_until_an_answer_begins() -> None:
     queue = Queue("a", 1)
-    running = sent(queue, Gated())
-    await asyncio.sleep(0)
+    first = waiting(queue)
+    with pytest.raises(QueueFull) as full:
+        waiting(queue)
+    assert (full.value.status, full.value.code, full.value.headers()) == (429, "queue_full", {"retry-after": "2"})
+    first.begins()
+    assert queue.waiting == 0
+    waiting(queue)
     assert queue.waiting == 1
-    running.cancel()
-    await asyncio.wait({running})
+
+
+def test_request_that_goes_to_another_replica_keeps_its_place() -> None:
+    queue = Queue("a", 1)
+    place = waiting(queue)
+    place.waits()
+    assert queue.waiting == 1
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_request_that_has_ended_waits_no_more(begun: bool) -> None:
+    queue = Queue("a", 1)
+    place = waiting(queue)
+    if begun:
+        place.begins()
+    place.ended(499)
     assert queue.waiting == 0
 
 
-async def test_queue_without_a_bound_takes_all() -> None:
+def test_request_that_was_refused_gives_no_place_back() -> None:
+    queue = Queue("a", 1)
+    waiting(queue)
+    refused = Place(queue)
+    with pytest.raises(QueueFull):
+        refused.waits()
+    refused.ended(429)
+    assert queue.waiting == 1
+
+
+def test_queue_without_a_bound_takes_all() -> None:
     queue = Queue("a", None)
-    running = [sent(queue, Gated()) for _ in range(50)]
-    await asyncio.sleep(0)
+    places = [waiting(queue) for _ in range(50)]
     assert queue.waiting == 50
-    for task in running:
-        task.cancel()
-    await asyncio.wait(running)
+    for place in places:
+        place.ended(499)
+    assert queue.waiting == 0
