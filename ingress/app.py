@@ -393,6 +393,7 @@ def build(args: dict[str, Any]) -> Application:
     check_exposure(settings, os.environ)
     ingress = serve.deployment(Ingress).options(
         num_replicas=settings.ingress_replicas,
+        max_replicas_per_node=settings.ingress_replicas_per_node,
         max_ongoing_requests=MAX_REQUESTS,
         ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": {**ONE_LOOP, **SERVERS_PRIORITY}}},
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,

@@ -217,6 +217,8 @@ def test_mistake_in_a_model_carries_its_path(model: Any, path: str) -> None:
         ({"models": [ECHO], "max_keep_alive_s": -1}, "max_keep_alive_s"),
         ({"models": [ECHO], "max_keep_alive_s": float("inf")}, "max_keep_alive_s"),
         ({"models": [ECHO], "ingress_replicas": 0}, "ingress_replicas"),
+        ({"models": [ECHO], "ingress_replicas_per_node": 0}, "ingress_replicas_per_node"),
+        ({"models": [ECHO], "ingress_replicas_per_node": 101}, "ingress_replicas_per_node"),
         ({"models": [ECHO], "cache": {"ttl_s": 0}}, "cache.ttl_s"),
         ({"models": [ECHO], "cache": {"size": 1}}, "cache.size"),
         ({"models": [ECHO], "port": 1}, "port"),
