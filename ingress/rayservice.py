@@ -65,8 +65,7 @@ def patch(project: Path, overlay: Path) -> str:
 
 
 def over(base: Any, change: Any) -> Any:
-    """The change laid over the base: objects are merged, of lists those whose members are applications, by name; all else
-    is replaced."""
+    """The change laid over the base: objects are merged, and applications, by name; all else is replaced."""
     if isinstance(base, Mapping) and isinstance(change, Mapping):
         merged = {key: over(value, change[key]) if key in change else value for key, value in base.items()}
         for key, value in change.items():

@@ -41,7 +41,12 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 
 _RELABELING = _object(
-    "regex", sourceLabels=_TEXTS, regex=_TEXT, targetLabel=_TEXT, replacement=_TEXT, action={"enum": ["replace", "drop"]}
+    "regex",
+    sourceLabels=_TEXTS,
+    regex=_TEXT,
+    targetLabel=_TEXT,
+    replacement=_TEXT,
+    action={"enum": ["replace", "drop"]},
 )
 _ENDPOINT = _object("port", port=_TEXT, interval=_DURATION, metricRelabelings=_list(_RELABELING))
 _RULE = _object(

@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 from tests.k8s.objects import Object, groups
 
 MAX_NAME = 47
-"""KubeRay appends 6 characters for the cluster, and `-serve-svc` for its service, of 63 that a service's name may have."""
+"""Of the 63 characters of a service's name KubeRay needs 6 for the cluster and 10 for `-serve-svc`."""
 STRATEGIES = ("None", "NewCluster", "NewClusterWithIncrementalUpgrade")
 TOKENS_SINCE = Version("2.52")
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -22,8 +22,6 @@ def mistakes(rayservice: Object) -> Iterator[str]:
     name, spec = rayservice["metadata"]["name"], rayservice["spec"]
     if not _DNS_1035.fullmatch(name) or len(name) > MAX_NAME:
         yield f"metadata.name: {name!r} is no name of a service, or too long"
-    if spec.get("rayClusterDeletionDelaySeconds", 0) < 0:
-        yield "spec.rayClusterDeletionDelaySeconds: is below 0"
     yield from _of_upgrades(spec)
     yield from _of_groups(rayservice)
     yield from _of_redis(rayservice)

@@ -60,8 +60,9 @@ def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
     return [one for one in objects if one["kind"] == kind]
 
 
-def the(objects: Iterable[Object], kind: str, name: str = "llm-manager") -> Object:
-    (found,) = [one for one in of_kind(objects, kind) if one["metadata"]["name"] == name]
+def the(objects: Iterable[Object], kind: str, name: str | None = None) -> Object:
+    """name: None if there is one of the kind."""
+    (found,) = [one for one in of_kind(objects, kind) if name in (None, one["metadata"]["name"])]
     return found
 
 

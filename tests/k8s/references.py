@@ -123,7 +123,9 @@ def _services(objects: list[Object], made: list[Pod]) -> Iterator[str]:
 
 def _redis(objects: list[Object]) -> Iterator[str]:
     for one in of_kind(objects, "RayService"):
-        options = one["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions", {})
+        options = one["spec"]["rayClusterConfig"].get("gcsFaultToleranceOptions")
+        if options is None:
+            continue
         host, _, port = options.get("redisAddress", "").partition(":")
         ports = {
             str(port["port"])

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Iterator
 from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.schema import ServeDeploySchema
 
 from deployments import config
 from deployments.config import Settings
 from deployments.residency import ResidencyPolicy
 from tests.k8s.objects import Object, the
 
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
+    from ray.serve.schema import ServeDeploySchema
+
+    from ingress.deploying import DRAIN_MARGIN_S
+
+__all__ = ["DRAIN_MARGIN_S"]
 POLICY_KEYS = frozenset({"policy_function", "policy_kwargs"})
 
 

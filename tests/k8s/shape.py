@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from deployments.config import Settings
-from ingress.deploying import DRAIN_MARGIN_S
 from ingress.local import HAPROXY
 from tests.k8s import serve_config
 from tests.k8s.objects import Object, Pod, groups, pods, selects, the
@@ -34,7 +33,7 @@ def mistakes(objects: list[Object], settings: Settings) -> Iterator[str]:
 
 def longest_answer_s(settings: Settings) -> float:
     """From the last request that a replica takes until Serve has seen that it is done."""
-    return settings.request_timeout_s + DRAIN_MARGIN_S
+    return settings.request_timeout_s + serve_config.DRAIN_MARGIN_S
 
 
 def _restricted(pod: Pod) -> Iterator[str]:
@@ -118,7 +117,7 @@ def _gpus(group: Object) -> int:
 
 
 def _doors(objects: list[Object]) -> Iterator[str]:
-    """Who may get in: to port 8000 everybody, to all ports the cluster itself, to those that command it the operator."""
+    """Who may get in: to port 8000 everybody, to all ports the cluster itself, to its head's the operator."""
     policies = [one for one in objects if one["kind"] == "NetworkPolicy"]
     for pod in pods(objects):
         for direction in ("Ingress", "Egress"):
