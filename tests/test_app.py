@@ -642,6 +642,15 @@ def test_nothing_is_deployed_behind_haproxy_without_keys(monkeypatch: pytest.Mon
     assert settings_of(allow_without_keys=True)["keys"] == []
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from within Serve, at its own fields
+@pytest.mark.parametrize(("args", "most"), [({}, None), ({"ingress_replicas_per_node": 1}, 1)])
+def test_replicas_of_the_ingress_are_spread_over_nodes_if_they_must(args: dict[str, Any], most: int | None) -> None:
+    bound: Any = build({"models": [{"name": "a", "engine": "echo"}], "ingress_replicas": 2, **args})
+    deployment = bound._bound_deployment
+    assert deployment.num_replicas == 2
+    assert deployment._replica_config.max_replicas_per_node == most
+
+
 # Logs ----------------------------------------------------------------------------------------------------------------
 
 
