@@ -109,11 +109,13 @@ def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _expressed(expression: Object, labels: Mapping[str, str]) -> bool:
-    value, operator = labels.get(expression["key"]), expression["operator"]
+    value = labels.get(expression["key"])
+    operator: str = expression["operator"]
+    values: list[str | None] = expression.get("values", [])
     if operator == "In":
-        return value in expression["values"]
+        return value in values
     if operator == "NotIn":
-        return value not in expression["values"]
+        return value not in values
     if operator not in ("Exists", "DoesNotExist"):
         raise ValueError(f"{operator!r} is no operator")
     return (value is not None) == (operator == "Exists")

@@ -75,6 +75,16 @@ def test_answers_are_finished_also_when_the_head_is_away(tmp_path: Path) -> None
     assert pod.asked[-1] == "ray stop"
 
 
+def test_ray_knows_what_it_is_asked_for() -> None:
+    from ray.scripts.scripts import cli
+
+    (asked,) = re.findall(r"ray drain-node (.+?) \|\|", SCRIPT.read_text().replace("\\\n", " "), re.DOTALL)
+    known = {option: param for param in cli.commands["drain-node"].params for option in param.opts}
+    assert [option for option in re.findall(r"--[a-z-]+", asked) if option not in known] == []
+    (reason,) = re.findall(r"DRAIN_NODE_\w+", asked)
+    assert reason in known["--reason"].type.choices
+
+
 def test_script_asks_for_what_serve_calls_its_processes() -> None:
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
         from ray.serve._private.common import DeploymentID

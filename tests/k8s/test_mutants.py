@@ -235,7 +235,7 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
         lambda o: container(o)["securityContext"].update(allowPrivilegeEscalation=True),
     ),
     ("capabilities", "keeps capabilities", lambda o: container(o)["securityContext"].pop("capabilities")),
-    ("no bound of memory", "is not bound", lambda o: container(o)["resources"].pop("limits") and _limits(o)),
+    ("no bound of memory", "is not bound", lambda o: container(o)["resources"]["limits"].pop("memory")),
     ("folder of the node", "of a kind that is not allowed", lambda o: _host_path(o)),
     ("Serve's own proxy", "HAProxy is not in front", lambda o: container(o)["env"][0].update(value="0")),
     ("image that is not ours", "runs other:1", lambda o: container(o).update(image="other:1")),
@@ -290,11 +290,6 @@ def _again(members: list[Any], at: int) -> None:
 
 def _host(data: Any, host: str) -> None:
     data["http_options"]["host"] = host
-
-
-def _limits(objects: Objects) -> None:
-    """Without memory."""
-    container(objects)["resources"]["limits"] = {"cpu": "4"}
 
 
 def _host_path(objects: Objects) -> None:
