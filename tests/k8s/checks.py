@@ -37,4 +37,9 @@ def _clusters(objects: list[Object]) -> Iterator[str]:
 
 
 def _shape(objects: list[Object]) -> Iterator[str]:
-    yield from shape.mistakes(objects, serve_config.settings_of(objects))
+    settings = serve_config.settings_of(objects)
+    yield from shape.mistakes(objects, settings)
+    (keys,) = [one["stringData"] for one in SECRETS if one["metadata"]["name"] == shape.KEYS]
+    for key in settings.keys:
+        if key.key_env is not None and key.key_env not in keys:
+            yield f"keys: {key.name}: the secret {shape.KEYS} has no {key.key_env}"

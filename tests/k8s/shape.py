@@ -14,6 +14,8 @@ MOVE_S = 60
 """In which a replica comes up elsewhere before the one here is asked to end."""
 PROXY_S = 40
 """In which Serve's proxy finds that nobody is connected, and Ray stops."""
+KEYS = "llm-manager-keys"
+"""The secret with the variables that hold clients' keys."""
 IMAGE = "registry.example.com/llm-manager"
 VOLUMES = frozenset({"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"})
 """Of those that Kubernetes' restricted profile allows; secrets are read from the environment."""
@@ -62,7 +64,7 @@ def _ray_pod(name: str, group: Object, settings: Settings) -> Iterator[str]:
     values = {one["name"]: one.get("value") for one in container["env"]}
     if values.get(HAPROXY) != "1":
         yield "HAProxy is not in front"
-    if {"secretRef": {"name": "llm-manager-keys"}} not in container.get("envFrom", ()):
+    if {"secretRef": {"name": KEYS}} not in container.get("envFrom", ()):
         yield "does not know the keys"
     if not container["image"].startswith(f"{IMAGE}:{version('llm-manager')}"):
         yield f"runs {container['image']}"

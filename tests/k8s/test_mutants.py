@@ -221,6 +221,12 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
         "everybody may ask",
         configured(lambda _, a: a["args"].update(allow_without_keys=True)),
     ),
+    (
+        "key that no secret has",
+        "keys: bob: the secret llm-manager-keys has no BOB",
+        configured(lambda _, a: a["args"].update(keys=[{"name": "bob", "key_env": "BOB"}])),
+    ),
+    ("pod that does not know the keys", "does not know the keys", lambda o: container(o).pop("envFrom")),
     # This project's own.
     (
         "patience of the pod",

@@ -17,7 +17,7 @@ from tests.k8s.objects import K8S, read
 from tests.metrics.test_dashboard import labels_in
 
 TESTS = Path(__file__).with_name("rules.yaml")
-GROUPS: list[dict[str, Any]] = read((K8S / "base" / "rules.yaml").read_text())[0]["spec"]["groups"]
+GROUPS: list[dict[str, Any]] = read((K8S / "monitoring" / "rules.yaml").read_text())[0]["spec"]["groups"]
 RULES = [rule for group in GROUPS for rule in group["rules"]]
 OTHERS = frozenset({"ray_node_gram_used", "ray_node_gram_available"})
 """Metrics of Ray."""
