@@ -20,7 +20,6 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # f
 
     from ingress.deploying import DRAIN_MARGIN_S
 
-__all__ = ["DRAIN_MARGIN_S"]
 POLICY_KEYS = frozenset({"policy_function", "policy_kwargs"})
 
 
@@ -31,6 +30,11 @@ def of(objects: list[Object]) -> Any:
 def settings_of(objects: list[Object]) -> Settings:
     (application,) = of(objects)["applications"]
     return config.parse(application["args"])
+
+
+def longest_answer_s(settings: Settings) -> float:
+    """From the last request that a replica takes until Serve has seen that it is done."""
+    return settings.request_timeout_s + DRAIN_MARGIN_S
 
 
 def mistakes(data: Any) -> Iterator[str]:

@@ -33,11 +33,6 @@ def mistakes(objects: list[Object], settings: Settings) -> Iterator[str]:
     yield from _doors(objects)
 
 
-def longest_answer_s(settings: Settings) -> float:
-    """From the last request that a replica takes until Serve has seen that it is done."""
-    return settings.request_timeout_s + serve_config.DRAIN_MARGIN_S
-
-
 def _restricted(pod: Pod) -> Iterator[str]:
     own = pod.spec.get("securityContext", {})
     if not own.get("runAsNonRoot") or not own.get("runAsUser"):
@@ -78,7 +73,7 @@ def _ray_pod(name: str, group: Object, settings: Settings) -> Iterator[str]:
             yield "models may run on the head"
         return
     drain_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    if drain_s < longest_answer_s(settings) + MOVE_S:
+    if drain_s < serve_config.longest_answer_s(settings) + MOVE_S:
         yield f"leave-cluster: an answer may take longer than {drain_s} s"
     if spec["terminationGracePeriodSeconds"] < drain_s + PROXY_S:
         yield "terminationGracePeriodSeconds: is over before leave-cluster is"

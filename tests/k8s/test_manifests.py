@@ -11,7 +11,7 @@ import yaml
 from deployments.config import Settings
 from deployments.metrics.names import METRICS
 from tests.k8s import checks, kinds, serve_config
-from tests.k8s.objects import EXAMPLES, K8S, Object, of_kind, read, the
+from tests.k8s.objects import EXAMPLES, K8S, Object, groups, of_kind, read, the
 
 FRONTS = [one for path in EXAMPLES for one in read(path.read_text()) if one["kind"] != "Secret"]
 
@@ -60,6 +60,19 @@ def test_policy_lets_nobody_else_to_the_ports_that_command_a_cluster(objects: li
         for port in rule["ports"]
     ]
     assert open_to_all == [8000]
+
+
+def test_runbook_names_files_that_there_are_and_the_patience_of_pods(objects: list[Object]) -> None:
+    text = (K8S / "README.md").read_text()
+    named = re.findall(r"`((?:base|overlays|monitoring|grafana|examples)/[^ `]*)`", text)
+    assert len(named) > 5
+    assert [name for name in named if not list(K8S.glob(name.rstrip("/")))] == []
+    waits = {
+        group["template"]["spec"]["terminationGracePeriodSeconds"]
+        for name, group in groups(the(objects, "RayService"))
+        if name != "head"
+    }
+    assert re.findall(r"within (\d+) s", text) == [str(wait) for wait in waits]
 
 
 # Examples ------------------------------------------------------------------------------------------------------------
