@@ -92,7 +92,7 @@ def mistakes(one: Object) -> Iterator[str]:
         whole = _object("apiVersion kind metadata spec", apiVersion={}, kind={}, metadata={}, spec=OTHERS[kind])
         found = _by_schema(one, whole)
     else:
-        found = _by_kubernetes(one)
+        found = _by_kubernetes(json.dumps(one))
     yield from (f"{title(one)}{path}: {message}" for path, message in found)
     for path, value in walk(one):
         if AMOUNTS.search(path) and not QUANTITY.fullmatch(str(value)):
@@ -126,9 +126,11 @@ def _by_schema(one: Object, schema: dict[str, Any]) -> list[tuple[str, str]]:
     return [(error.json_path.removeprefix("$"), error.message) for error in errors]
 
 
-def _by_kubernetes(one: Object) -> list[tuple[str, str]]:
+@cache
+def _by_kubernetes(text: str) -> list[tuple[str, str]]:
+    """text: an object as JSON."""
     try:
-        kubernetes_validate.validate(one, VERSION, strict=True)
+        kubernetes_validate.validate(json.loads(text), VERSION, strict=True)
     except kubernetes_validate.ValidationError as error:
         return [("." + ".".join(str(part) for part in error.path), error.message)]
     except kubernetes_validate.SchemaNotFoundError:
