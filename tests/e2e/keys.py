@@ -1,4 +1,4 @@
-"""The keys of the application `keys`."""
+"""The keys of the applications `keys` and `clients`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from deployments.keys import hash_of
 
 ALICE, OPERATOR, HASTY = "sk-alice-0123456789", "sk-operator-0123456789", "sk-hasty-0123456789"
 WORDY = "sk-wordy-0123456789"
+CLIENT = "sk-client-0123456789"
 LIMIT = 20
 TOKENS = 40
 KEYS: list[dict[str, Any]] = [
