@@ -7,11 +7,13 @@ ApiError                     status  type                    code
 ├── ModelNotFound            404     not_found_error         model_not_found
 ├── RouteNotFound            404     not_found_error         route_not_found
 ├── ResponseNotFound         404     not_found_error         response_not_found
+├── RequestNotFound          404     not_found_error         request_not_found
 ├── MethodNotAllowed         405     invalid_request_error   method_not_allowed
 ├── TooSlow                  408     invalid_request_error   request_timeout
 ├── TooLarge                 413     invalid_request_error   request_too_large
 ├── RateLimited              429     rate_limit_error        rate_limit_exceeded
 ├── QueueFull                429     rate_limit_error        queue_full
+├── RequestCancelled         499     server_error            request_cancelled
 ├── InternalError            500     server_error            internal_error
 ├── ModelNotRunning          503     server_error            model_not_running
 ├── ModelLoadFailed          503     server_error            model_load_failed
@@ -115,6 +117,14 @@ class ResponseNotFound(ApiError):
     default_code = "response_not_found"
 
 
+class RequestNotFound(ApiError):
+    """No request of that id runs."""
+
+    status = 404
+    type = "not_found_error"
+    default_code = "request_not_found"
+
+
 class MethodNotAllowed(ApiError):
     status = 405
     type = "invalid_request_error"
@@ -147,6 +157,13 @@ class QueueFull(ApiError):
     status = 429
     type = "rate_limit_error"
     default_code = "queue_full"
+
+
+class RequestCancelled(ApiError):
+    """An operator has ended the request. SDKs do not try it again, as they would after a 409 or a 5xx."""
+
+    status = 499
+    default_code = "request_cancelled"
 
 
 class InternalError(ApiError):

@@ -46,7 +46,8 @@ class Replica(ABC):
         context = serve.get_replica_context()
         node = ray.get_runtime_context().get_node_id()
         self._board = Board(context.app_name)
-        self._report = Report(key, context.replica_id.unique_id, node, deployment=context.deployment)
+        replica = context.replica_id.unique_id
+        self._report = Report(key, replica, node, deployment=context.deployment, address=self._host)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._members: Shelf | None = None

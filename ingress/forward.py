@@ -22,7 +22,7 @@ from deployments.server import KEEP_ALIVE_HEADER
 from ingress import upstream_errors
 from ingress.errors import GONE, as_event, is_anthropics, status_of
 from ingress.leases import Route
-from ingress.onlooker import Onlooker, Replica
+from ingress.onlooker import Onlooker, Replica, cancellable
 
 logger = logging.getLogger("ray.serve.llm_manager")
 
@@ -128,7 +128,8 @@ class Forwarder:
     async def _run(self, work: Callable[[_Started], Coroutine[Any, Any, None]], started: _Started) -> None:
         status = GONE
         try:
-            await work(started)
+            async with cancellable(started.onlookers):
+                await work(started)
             status = started.status
         except (TimeoutError, ApiError) as error:
             problem = error if isinstance(error, ApiError) else UpstreamTimeout("The answer took too long.")
@@ -152,6 +153,8 @@ class Forwarder:
         limit_s: float | None,
         lost: ApiError,
     ) -> None:
+        for onlooker in send.onlookers:
+            onlooker.lent()
         try:
             async with asyncio.timeout(limit_s):
                 await self._ask(replica, upstream, send, strangers=_STRANGERS)

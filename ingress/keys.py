@@ -19,6 +19,8 @@ OPEN = frozenset({"/", "/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/
 
 _STATUS = frozenset({"/v1/system/status", "/v1/models", "/metrics"})
 
+_SEEN = frozenset({"/api/devices/info", "/api/history"})
+
 NONE: frozenset[Right] = frozenset()
 USE: frozenset[Right] = frozenset({"use"})
 MANAGE: frozenset[Right] = frozenset({"manage"})
@@ -56,7 +58,7 @@ def rights_for(method: str, path: str) -> frozenset[Right]:
     looks = method in ("GET", "HEAD")
     if path.startswith("/api/"):
         models = path == "/api/models" or (path.startswith("/api/models/") and "/logs" not in path)
-        return LOOK if looks and (models or path == "/api/devices/info") else MANAGE  # logs may hold prompts
+        return LOOK if looks and (models or path in _SEEN) else MANAGE  # logs may hold prompts
     if looks and (path in _STATUS or path.startswith("/v1/models/")):
         return LOOK
     return USE

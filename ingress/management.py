@@ -10,7 +10,15 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from deployments.errors import ApiError, EngineFailed, ModelLoadFailed, ModelNotRunning, StopTimeout
+from deployments.errors import (
+    ApiError,
+    EngineFailed,
+    InvalidRequest,
+    ModelLoadFailed,
+    ModelNotRunning,
+    StopTimeout,
+    UpstreamTimeout,
+)
 from deployments.memory import MB
 from deployments.residency.board import SUPERSEDED, Board, Kind, Table, Wish
 from deployments.sse import event
@@ -23,6 +31,7 @@ logger = logging.getLogger("ray.serve.llm_manager")
 
 LOOK_S = 0.1
 CHANGES_S = 0.5
+PIN_S = 10.0
 PING_S = 15.0
 _INSIDE = (State.RUNNING, State.STARTING, State.STOPPING)
 # Change all the time, and are told with the next change of something else.
@@ -129,6 +138,17 @@ class Management:
             told[entry.name] = problem.message if isinstance(problem, ApiError) else ""
         return told
 
+    async def pin(self, entry: Entry, *, pinned: bool) -> None:
+        """Returns once it holds. Raises: InvalidRequest, if the model goes with others; UpstreamTimeout."""
+        if entry.member is not None:
+            what = f"the adapter of {entry.parent!r}" if entry.parent else f"a model of the pool {entry.pool!r}"
+            raise InvalidRequest(f"{entry.name!r} is {what}: it stays as long as others let it.", param="alias")
+        try:
+            async with asyncio.timeout(PIN_S):
+                await self._wait(await self._wish(entry, "pin" if pinned else "unpin"))
+        except TimeoutError:
+            raise UpstreamTimeout("Serve's controller does not answer; the wish stands.") from None
+
     async def wish(self, entry: Entry, kind: Kind) -> None:
         """Says what is wanted and waits for nothing."""
         if entry.member is None:
@@ -204,6 +224,7 @@ def view(model: Entry, now: ModelState) -> dict[str, Any]:
         "reason": now.reason,
         "loading": None if now.loading is None else asdict(now.loading),
         "replicas": now.replicas,
+        "nodes": list(now.nodes),
         "pending_requests": now.pending,
         "running_requests": now.running,
         "loaded_at": now.loaded_at,
@@ -215,7 +236,7 @@ def view(model: Entry, now: ModelState) -> dict[str, Any]:
         "context_length": now.context_length,
         "auto_start": model.auto_start,
         "auto_load": model.auto_load,
-        "pinned": model.model.pinned,
+        "pinned": model.model.pinned if now.pinned is None else now.pinned,
         "priority": model.model.priority,
     }
 

@@ -17,10 +17,12 @@ from deployments.keeper.client import KeeperClient
 from deployments.logs.quiet import SERVES_LOGGER
 from deployments.metrics.meters import RayMeters
 from ingress import metrics, request_log, traces, usage
+from ingress.activity import Activity
 from ingress.forward import Upstream
 from ingress.onlooker import Onlooker
 from ingress.outbox import Outbox, Told
 from ingress.records import Account, Records
+from ingress.running import Running
 from ingress.traces import Trace, Traces
 
 
@@ -58,8 +60,11 @@ class Observed:
 
 
 class Observing:
-    def __init__(self, records: Records, outbox: Outbox | None = None, traces: Traces | None = None) -> None:
+    def __init__(
+        self, records: Records, activity: Activity, outbox: Outbox | None = None, traces: Traces | None = None
+    ) -> None:
         self.records = records
+        self.activity = activity
         self._outbox = outbox
         self._traces = traces
 
@@ -70,6 +75,7 @@ class Observing:
 
     async def stop(self) -> None:
         """Nothing that has ended is lost."""
+        self.activity.stop()
         if self._outbox is not None:
             await self._outbox.stop()
         if self._traces is not None:
@@ -86,8 +92,10 @@ def start(settings: Settings, keeper: KeeperClient) -> Observing:
         told.append(request_log.write)
     outbox = Outbox(keeper, told)
     outbox.start()
-    records = Records(replica)
-    records.on_finished.append(outbox.add)
-    return Observing(
-        records, outbox, traces.exporting(settings.traces) if traces.wanted(settings.traces, os.environ) else None
-    )
+    records, running = Records(replica), Running()
+    records.on_begun.append(running.begun)
+    records.on_finished += [outbox.add, running.ended]
+    activity = Activity(running, keeper, replica)
+    activity.start()
+    tracing = traces.exporting(settings.traces) if traces.wanted(settings.traces, os.environ) else None
+    return Observing(records, activity, outbox, tracing)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol
 
+from deployments.errors import RequestCancelled
 from ingress.errors import status_of
 
 
@@ -20,6 +22,9 @@ class Replica(Protocol):
 
 class Onlooker:
     """Of one request; does nothing by itself."""
+
+    def works(self, cancel: Callable[[], None]) -> None:
+        """Work on the request has begun, which `cancel` ends, as long as it goes on: with RequestCancelled."""
 
     def waits(self) -> None:
         """A replica is waited for: the first one, or another one after that has failed.
@@ -44,11 +49,33 @@ class Onlooker:
         """Once, whatever has happened. status: GONE if the client has left, the error's if the answer was cut."""
 
 
-@contextlib.contextmanager
-def until_asked(onlookers: Sequence[Onlooker]) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def cancellable(onlookers: Sequence[Onlooker]) -> AsyncIterator[None]:
+    """What onlookers may cancel, as a client's leaving does. Raises: RequestCancelled."""
+    limit = asyncio.timeout(None)
+    loop = asyncio.get_running_loop()
+
+    def cancel() -> None:
+        with contextlib.suppress(RuntimeError):  # it is over
+            limit.reschedule(loop.time())
+
+    try:
+        async with limit:
+            for onlooker in onlookers:
+                onlooker.works(cancel)
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise RequestCancelled("The request was cancelled by an operator.") from None
+
+
+@contextlib.asynccontextmanager
+async def until_asked(onlookers: Sequence[Onlooker]) -> AsyncIterator[None]:
     """What fails in here ends the request, before any replica is asked."""
     try:
-        yield
+        async with cancellable(onlookers):
+            yield
     except BaseException as error:
         for onlooker in onlookers:
             onlooker.ended(status_of(error))

@@ -22,15 +22,19 @@ logger = logging.getLogger("ray.serve.llm_manager")
 
 
 class Records:
-    """on_finished: called with each record, at once and on the event loop."""
+    """on_begun, on_finished: called with each account and each record, at once and on the event loop."""
 
     def __init__(self, replica: str) -> None:
+        self.on_begun: list[Callable[[Account], None]] = []
         self.on_finished: list[Callable[[Record], None]] = []
         self._replica = replica
 
     def begin(self, request: Request, path: str) -> Account:
         """path: of the endpoint."""
-        return Account(self, path, key_of(request), request_id(request.scope), self._replica)
+        account = Account(self, path, key_of(request), request_id(request.scope), self._replica)
+        for told in self.on_begun:
+            told(account)
+        return account
 
     def finish(self, record: Record) -> None:
         for told in self.on_finished:
@@ -47,28 +51,56 @@ def key_of(request: Request) -> str:
 
 
 class Account(Onlooker):
-    """What one request takes. model, reader: set once they are known. from_cache: set by who answers for the engine."""
+    """What one request takes. id: its record's. model, reader: set once they are known. from_cache: set by who answers
+    for the engine."""
 
     def __init__(self, records: Records, path: str, key: str, request_id: str, replica: str) -> None:
+        self.id = uuid.uuid4().hex
+        self.request_id = request_id
         self.model = ""
         self.from_cache = False
         self.reader: Reader | None = None
         self._records = records
-        self._path, self._key, self._request_id, self._replica = path, key, request_id, replica
+        self._path, self._key, self._replica = path, key, replica
         self._began = time.perf_counter()
         self._waiting_since: float | None = None
         self._queue_s = 0.0
+        self._lent = False
+        self._cancel: Callable[[], None] | None = None
+        self._cancelled = False
         self._first_at: float | None = None
         self._streamed = False
         self._latest = b""
 
+    @property
+    def waits_now(self) -> bool:
+        """For its model, or a replica of it."""
+        return not self._lent and self._first_at is None
+
+    @property
+    def tokens(self) -> int:
+        """Of the answer, so far."""
+        return 0 if self.reader is None else self.reader.completion
+
+    def cancel(self) -> None:
+        """Ends the request, whatever it is at: as soon as its work is at a point where it may end."""
+        self._cancelled = True
+        if self._cancel is not None:
+            self._cancel()
+
+    def works(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+        if self._cancelled:
+            cancel()
+
     def waits(self) -> None:
         self._waiting_since = time.perf_counter()
+        self._lent = False
 
     def lent(self) -> None:
-        if self._waiting_since is not None:
-            self._queue_s += time.perf_counter() - self._waiting_since
-            self._waiting_since = None
+        self._queue_s = self._queued_s()
+        self._waiting_since = None
+        self._lent = True
 
     async def whole(self, replica: Replica, body: bytes) -> None:
         self._first_at = time.perf_counter()
@@ -83,30 +115,35 @@ class Account(Onlooker):
         return chunk if self.reader is None else self.reader.chunk(chunk, more=more)
 
     def ended(self, status: int) -> None:
-        self.lent()
         if status == GONE and any(last in self._latest for last in _LAST):
             status = 200
+        self._records.finish(self.so_far(status))
+
+    def so_far(self, status: int = 0) -> Record:
+        """status: 0 as long as it runs."""
         reader = self.reader or Reader()
-        self._records.finish(
-            Record(
-                id=uuid.uuid4().hex,
-                time=time.time(),
-                model=self.model,
-                key=self._key,
-                path=self._path,
-                status=status,
-                prompt_tokens=reader.prompt,
-                completion_tokens=reader.completion,
-                cached_tokens=reader.cached,
-                queue_ms=_ms(self._queue_s),
-                ttft_ms=None if self._first_at is None else _ms(self._first_at - self._began),
-                total_ms=_ms(time.perf_counter() - self._began),
-                request_id=self._request_id,
-                replica=self._replica,
-                streamed=self._streamed,
-                from_cache=self.from_cache,
-            )
+        return Record(
+            id=self.id,
+            time=time.time(),
+            model=self.model,
+            key=self._key,
+            path=self._path,
+            status=status,
+            prompt_tokens=reader.prompt,
+            completion_tokens=reader.completion,
+            cached_tokens=reader.cached,
+            queue_ms=_ms(self._queued_s()),
+            ttft_ms=None if self._first_at is None else _ms(self._first_at - self._began),
+            total_ms=_ms(time.perf_counter() - self._began),
+            request_id=self.request_id,
+            replica=self._replica,
+            streamed=self._streamed,
+            from_cache=self.from_cache,
         )
+
+    def _queued_s(self) -> float:
+        waiting_s = 0.0 if self._waiting_since is None else time.perf_counter() - self._waiting_since
+        return self._queue_s + waiting_s
 
 
 def _ms(seconds: float) -> float:

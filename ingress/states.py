@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -53,8 +53,8 @@ class Loading:
 class ModelState:
     """deployment: the placement that serves it or will, as far as that is decided, and placements: why not the others.
     reason: the policy's, for its being up or down. has_place: whether it is up or was started. refused: whether
-    there will be no room for it. backing_off: whether a failed model is not tried again yet. Times are seconds since
-    1970."""
+    there will be no room for it. backing_off: whether a failed model is not tried again yet. nodes: addresses of those
+    where it has processes. pinned: what an operator said, None if nothing. Times are seconds since 1970."""
 
     state: State
     failure_reason: str | None = None
@@ -74,6 +74,8 @@ class ModelState:
     needs_mb: float | None = None
     context_length: int | None = None
     loading: Loading | None = None
+    nodes: tuple[str, ...] = ()
+    pinned: bool | None = None
 
 
 STOPPED = ModelState(State.STOPPED)
@@ -135,7 +137,17 @@ def state_of(seen: Replicas, row: Row, reports: tuple[Report, ...], now: float) 
         needs_mb=row.reserved_mb or None,
         context_length=next((r.context_length for r in reports if r.context_length is not None), None),
         loading=_loading(row, reports, now) if state is State.STARTING else None,
+        nodes=_nodes(report.address for report in reports if not report.failure) if _has_processes(state) else (),
+        pinned=row.pinned,
     )
+
+
+def _has_processes(state: State) -> bool:
+    return state in (State.STARTING, State.RUNNING, State.STOPPING)
+
+
+def _nodes(addresses: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({address for address in addresses if address}))
 
 
 def _loading(row: Row, reports: tuple[Report, ...], now: float) -> Loading:
@@ -148,7 +160,8 @@ def _loading(row: Row, reports: tuple[Report, ...], now: float) -> Loading:
 
 
 def member_state(host: ModelState, shown: Sequence[Mapping[str, Any]], now: float) -> ModelState:
-    """A model inside others' replicas. host: those. shown: the model in each of them, as `deployments.shelf.Shown`."""
+    """A model inside others' replicas. host: those. shown: the model in each of them, as `deployments.shelf.Shown`,
+    with the `address` of its node."""
     known = replace(
         host,
         state=State.STOPPED,
@@ -164,18 +177,22 @@ def member_state(host: ModelState, shown: Sequence[Mapping[str, Any]], now: floa
         memory_mb=0,
         needs_mb=None,
         loading=None,
+        nodes=(),
     )
     phases: dict[str, list[Mapping[str, Any]]] = {}
     for one in shown if host.state in (State.RUNNING, State.STARTING) else ():
         phases.setdefault(one["phase"], []).append(one)
     if up := phases.get("up"):
         since = min(one["since"] for one in up)
-        return replace(known, state=State.RUNNING, replicas=len(up), loaded_at=since, reason="loaded")
+        nodes = _nodes(one.get("address", "") for one in up)
+        return replace(known, state=State.RUNNING, replicas=len(up), loaded_at=since, reason="loaded", nodes=nodes)
     if coming := [*phases.get("loading", ()), *phases.get("waiting", ())]:
         loading = Loading(coming[0]["phase"], max(0.0, now - coming[0]["since"]), coming[0]["load_s"])
-        return replace(known, state=State.STARTING, loading=loading, reason=coming[0]["phase"])
-    if phases.get("leaving"):
-        return replace(known, state=State.STOPPING, reason="finishes its requests")
+        nodes = _nodes(one.get("address", "") for one in coming)
+        return replace(known, state=State.STARTING, loading=loading, reason=coming[0]["phase"], nodes=nodes)
+    if leaving := phases.get("leaving"):
+        nodes = _nodes(one.get("address", "") for one in leaving)
+        return replace(known, state=State.STOPPING, reason="finishes its requests", nodes=nodes)
     if failed := phases.get("failed"):
         return replace(known, state=State.FAILED, failure_reason=failed[0]["failure"], backing_off=True)
     if host.state is State.FAILED:
@@ -271,5 +288,5 @@ def _members(reports: Sequence[Report]) -> dict[str, list[Mapping[str, Any]]]:
     found: dict[str, list[Mapping[str, Any]]] = {}
     for report in reports:
         for name, shown in report.members.items():
-            found.setdefault(name, []).append(shown)
+            found.setdefault(name, []).append({**shown, "address": report.address})
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -26,13 +27,14 @@ from deployments.keys import KeyConfig, hash_of
 from deployments.residency.board import Board, Kind
 from deployments.usage.record import Record
 from ingress import states
+from ingress.activity import Activity
 from ingress.auth import Access
 from ingress.cache import Cache
 from ingress.catalog import Catalog, Entry
 from ingress.devices import Devices
 from ingress.figures import Figures
 from ingress.forward import Forwarder, Upstream
-from ingress.keys import may_use
+from ingress.history import History
 from ingress.leases import Route
 from ingress.limits import Limits
 from ingress.logs import Logs
@@ -41,13 +43,17 @@ from ingress.onlooker import Onlooker, Replica
 from ingress.queues import Queue
 from ingress.records import Records
 from ingress.responses import Held, Responses
+from ingress.running import Running
+from ingress.shown import Shown
 from ingress.states import ModelState, Reading, State, States
+from tests.test_outbox import record
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
     from ray import serve
 
     from ingress.app import Ingress, api, build
     from ingress.observing import Observing
+    from ingress.operators import Operators
 
 PlainIngress: Any = Ingress.__bases__[0]  # before Serve made a replica of it
 QWEN = ModelConfig(name="Qwen/Qwen3-8B", aliases=("qwen/start",), engine="echo", auto_start=True)
@@ -96,6 +102,9 @@ class Done(Management):
 
     async def stop(self, model: Entry) -> None:
         await self._do("stop", model)
+
+    async def pin(self, model: Entry, *, pinned: bool) -> None:
+        await self._do(f"pinned={pinned}", model)
 
     async def restart_autostart(self) -> dict[str, str]:
         return {QWEN.name: self.failure.message if self.failure else ""}
@@ -159,6 +168,9 @@ class Keeper(KeeperClient):
             raise KeeperGone("away")
         return self.says
 
+    async def fetch(self, path: str, data: Any = None, *, within_s: float = 5.0) -> bytes:
+        return json.dumps(await self.ask(path, data)).encode()
+
     async def address(self) -> Address:
         return Address("http://keeper", "s3cret")
 
@@ -170,23 +182,31 @@ class Server(PlainIngress):  # type: ignore[misc]
         self.board = Wishes()
         self.root = ""
         self._settings = settings
-        self._catalog = Catalog(settings.models)
-        self._catalogs = {key.name: Catalog(settings.models, may_use(key)) for key in settings.keys if key.models}
+        self._shown = Shown(settings.models, settings.keys)
         self._queues = self.queues = {m.name: Queue(m.name, m.max_queued_requests) for m in settings.models}
         self.access = Access(settings.keys, Limits(NoKeeper(), "one"))
         self._states = States(self._read)
-        self._management = self.management = Done(self._states, self.board)
-        self._routes = {model.name: model.name for model in self._catalog}
+        self.management = Done(self._states, self.board)
+        self._routes = {model.name: model.name for model in self._shown.all}
         self._forwarder = Echo()
         self.records: list[Record] = []
-        records = Records("r1")
-        records.on_finished.append(self.records.append)
-        self._observing = Observing(records)
         self._keeper = self.keeper = keeper or Keeper()
-        self._figures = Figures(self.keeper, self._catalog)
-        self._devices = Devices(lambda: [Node("n", "10.0.0.1", "host", True, Failed("no answer"))])
+        records, running = Records("r1"), Running()
+        records.on_begun.append(running.begun)
+        records.on_finished += [self.records.append, running.ended]
+        self._observing = Observing(records, Activity(running, self.keeper, "r1"))
         self._cache = Cache(CacheClient(self._keeper), settings.cache, wait_s=1, sse={})
-        self._logs = Logs(self._keeper, self._forwarder)
+        self.operators = Operators(
+            self._shown,
+            self._states,
+            self.management,
+            self._observing.activity,
+            History(self.keeper),
+            Figures(self.keeper, self._shown.all),
+            Logs(self.keeper, self._forwarder),
+            Devices(lambda: [Node("n", "10.0.0.1", "host", True, Failed("no answer"))]),
+            self.keeper,
+        )
         self._responses = self.responses = Responses("app", "10.0.0.1", Memory())
 
     def _read(self) -> Reading:
@@ -313,6 +333,13 @@ async def test_failure_is_never_a_200(server: Server) -> None:
     server.management.failure = StopTimeout("still busy")
     failed(await server.ask("POST", "/api/models/lazy/stop"), 504, "timeout")
     failed(await server.ask("POST", "/api/models/stop-all"), 504, "timeout")
+
+
+@pytest.mark.parametrize(("path", "pinned"), [("Qwen/Qwen3-8B/pin", True), ("lazy/unpin", False)])
+async def test_model_is_pinned_and_unpinned(server: Server, path: str, pinned: bool) -> None:
+    answer = await server.ask("POST", f"/api/models/{path}")
+    assert (answer.status_code, answer.json()["success"]) == (200, True)
+    assert server.management.done == [(f"pinned={pinned}", path.rpartition("/")[0])]
 
 
 async def test_all_are_stopped(server: Server) -> None:
@@ -704,3 +731,50 @@ async def test_log_is_not_cleared_by_half(server: Server, minutes: str) -> None:
     answer = await server.ask("POST", f"/api/logs/lazy/clear?keep_minutes={minutes}")
     failed(answer, 400, "invalid_value", "keep_minutes")
     assert server.keeper.asked == []
+
+
+# Requests and history ------------------------------------------------------------------------------------------------
+
+
+async def test_requests_are_listed_with_their_models(server: Server) -> None:
+    server.keeper.says = {"running": [], "tokens_per_second": {}, "rows": [asdict(record(str(n))) for n in (1, 2)]}
+    told = (await server.ask("GET", "/api/requests?limit=1")).json()
+    assert (told["success"], told["running"], len(told["recent"])) == (True, [], 1)
+    assert server.keeper.asked[1] == ("/usage/recent", {"limit": 1, "models": None})
+    await server.ask("GET", "/api/requests?model=qwen/start")
+    assert server.keeper.asked[-1][1]["models"] == ["Qwen/Qwen3-8B"]
+
+
+@pytest.mark.parametrize(("query", "code"), [("limit=0", 400), ("limit=1001", 400), ("model=nope", 404)])
+async def test_requests_that_cannot_be_listed_are_refused(server: Server, query: str, code: int) -> None:
+    assert (await server.ask("GET", f"/api/requests?{query}")).status_code == code
+
+
+async def test_request_that_does_not_run_is_a_404(server: Server) -> None:
+    server.keeper.says = {"found": False}
+    failed(await server.ask("POST", "/api/requests/x/y/cancel"), 404, "request_not_found", "id")
+    assert server.keeper.asked[0][1]["id"] == "x/y"
+
+
+async def test_key_for_some_models_sees_and_cancels_their_requests_only(keyed: Server) -> None:
+    keyed.keeper.says = {"running": [], "tokens_per_second": {"base": 1.0}, "rows": [], "found": True}
+    told = await keyed.ask("GET", "/api/requests", headers=bearer("lazy-key"))
+    assert told.json()["tokens_per_second"] == {}
+    assert (await keyed.ask("POST", "/api/requests/x/cancel", headers=bearer("lazy-key"))).status_code == 200
+    assert [data.get("models") for _, data in keyed.keeper.asked] == [None, ["lazy"], ["lazy"]]
+    failed(
+        await keyed.ask("GET", "/api/requests?model=base", headers=bearer("lazy-key")), 404, "model_not_found", "model"
+    )
+
+
+@pytest.mark.parametrize(("key", "models"), [("all-key", None), ("lazy-key", ["lazy"])])
+async def test_history_is_of_the_models_of_the_key(keyed: Server, key: str, models: list[str] | None) -> None:
+    keyed.keeper.says = {"success": True, "times": [1.5]}
+    answer = await keyed.ask("GET", "/api/history?range=1h", headers=bearer(key))
+    assert (answer.json(), answer.headers["content-type"]) == (keyed.keeper.says, "application/json")
+    assert keyed.keeper.asked == [("/history", {"range": "1h", "models": models})]
+
+
+@pytest.mark.parametrize("range_", ["25h", "2d", "soon"])
+async def test_history_is_of_a_day_at_most(server: Server, range_: str) -> None:
+    failed(await server.ask("GET", f"/api/history?range={range_}"), 400, "invalid_value", "range")

@@ -17,7 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
-from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, KeeperGone, QueueFull, UpstreamTimeout
+from deployments.errors import (
+    RETRY_HEADER,
+    ApiError,
+    EngineFailed,
+    KeeperGone,
+    QueueFull,
+    RequestCancelled,
+    UpstreamTimeout,
+)
 from deployments.server import KEEP_ALIVE_HEADER, SECRET_HEADER
 from ingress import forward, leases
 from ingress.forward import DELIVERIES, Forwarder, Upstream, upstream_of
@@ -653,6 +661,13 @@ async def test_onlooker_is_told_each_wait_and_how_the_request_ends(
     assert onlooker.steps == steps
 
 
+async def test_onlooker_is_told_that_the_only_replica_is_asked(forwarder: Forwarder) -> None:
+    onlooker = Watching()
+    async with Replica(whole("200 OK", b"{}")).listening() as port:
+        await Client().reads(forwarder.answer_of(held(port), REQUEST, GONE, [onlooker]))
+    assert onlooker.steps == ["lent", 200]
+
+
 async def test_onlooker_is_told_that_there_was_no_replica(forwarder: Forwarder) -> None:
     onlooker = Watching()
     with pytest.raises(EngineFailed):
@@ -807,6 +822,64 @@ async def test_client_that_leaves_ends_a_stream(forwarder: Forwarder) -> None:
     assert [m.get("body") for m in client.sent[1:]] == [b"data: 1\n\n"], "nothing is sent to a client that has left"
     assert route.released == route.acquired
     assert len(route.acquired) == 1
+
+
+class Canceller(Onlooker):
+    """Cancels when a test says so."""
+
+    def __init__(self) -> None:
+        self.cancel: Callable[[], None] = lambda: None
+        self.status = 0
+
+    def works(self, cancel: Callable[[], None]) -> None:
+        self.cancel = cancel
+
+    def ended(self, status: int) -> None:
+        self.status = status
+
+
+async def test_cancelled_stream_ends_with_an_error_and_so_does_the_upstream(forwarder: Forwarder) -> None:
+    client, canceller, started = Client(), Canceller(), asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.write(SSE)
+        await connection.chunk(b"data: 1\n\n")
+        await client.next_body()
+        started.set()
+        await connection.closed_by_the_other_side()
+
+    replica = Replica(script)
+    async with replica.listening() as port:
+        route = FakeRoute(port)
+        reading = asyncio.create_task(client.reads(forwarder.answer(route, REQUEST, [canceller])))
+        await asyncio.wait_for(started.wait(), 10)
+        canceller.cancel()
+        await reading
+        await asyncio.wait_for(replica.finished.wait(), 10)
+    assert torn_error(client, b"data: 1\n\n")["code"] == "request_cancelled"
+    assert canceller.status == 499
+    assert route.released == route.acquired
+
+
+async def test_cancelled_answer_in_one_piece_is_an_error_and_ends_the_upstream(forwarder: Forwarder) -> None:
+    client, canceller, asked = Client(), Canceller(), asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        asked.set()
+        await connection.closed_by_the_other_side()
+
+    replica = Replica(script)
+    async with replica.listening() as port:
+        route = FakeRoute(port)
+        reading = asyncio.create_task(client.reads(forwarder.answer(route, REQUEST, [canceller])))
+        await asyncio.wait_for(asked.wait(), 10)
+        canceller.cancel()
+        with pytest.raises(RequestCancelled):
+            await reading
+        await asyncio.wait_for(replica.finished.wait(), 10)
+    assert (client.sent, canceller.status) == ([], 499)
+    assert route.released == route.acquired
+    canceller.cancel()  # it is over: nothing happens
 
 
 async def test_client_that_leaves_ends_an_answer_in_one_piece(forwarder: Forwarder) -> None:

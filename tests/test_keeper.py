@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -58,6 +59,7 @@ def book() -> AddressBook:
 async def test_question_is_answered(book: AddressBook, data: Any) -> None:
     server, client = await serve(book), KeeperClient(book)
     assert await client.ask("/echo", data) == data
+    assert json.loads(await client.fetch("/echo", data)) == data
     await client.close()
     await server.stop()
 

@@ -158,6 +158,10 @@ def test_key_is_read_from_both_headers(headers: dict[str, str], key: str) -> Non
         ("GET", "/api/models/a/logs/", MANAGE),
         ("GET", "/api/logs/stats", MANAGE),
         ("POST", "/api/logs/a/clear", MANAGE),
+        ("POST", "/api/models/a/pin", MANAGE),
+        ("GET", "/api/requests", MANAGE),
+        ("POST", "/api/requests/a/cancel", MANAGE),
+        ("GET", "/api/history", LOOK),
         ("GET", "/api/anything", MANAGE),
     ],
 )

@@ -7,7 +7,7 @@ import contextvars
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -17,11 +17,13 @@ from deployments.errors import (
     ApiError,
     Capacity,
     EngineFailed,
+    InvalidRequest,
     ModelLoadFailed,
     ModelLoading,
     ModelNotFound,
     ModelNotRunning,
     StopTimeout,
+    UpstreamTimeout,
 )
 from deployments.residency.board import Board, Row, Table, Wish, encode
 from deployments.shelf import Shown
@@ -163,6 +165,45 @@ async def test_start_is_a_wish_for_the_models_deployment_and_ends_with_its_answe
     await waits(start)
     policy.answer(wish)
     await start
+
+
+@pytest.mark.parametrize(("pinned", "kind"), [(True, "pin"), (False, "unpin")])
+async def test_pin_holds_when_it_is_told(policy: Policy, pinned: bool, kind: str) -> None:
+    pin = asyncio.create_task(manage(policy).pin(QWEN, pinned=pinned))
+    (wish,) = await policy.sees(1)
+    assert (wish.model, wish.kind) == ("Qwen--Qwen3-8B", kind)
+    await waits(pin)
+    policy.answer(wish)
+    await pin
+
+
+async def test_pin_that_nobody_hears_is_told(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(management, "PIN_S", 0.0)
+    with pytest.raises(UpstreamTimeout):
+        await manage(policy).pin(QWEN, pinned=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (ModelConfig(name="a", engine="echo", pool="q"), "a model of the pool 'q'"),
+        (ModelConfig(name="b", engine="echo", adapters=(Adapter(name="a", path="/x"),)), "the adapter of 'b'"),
+    ],
+)
+async def test_model_that_goes_with_others_is_not_pinned_by_itself(
+    policy: Policy, model: ModelConfig, why: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        await manage(policy).pin(Catalog([model]).find("a"), pinned=True)
+    assert policy.board.wishes() == ()
+
+
+@pytest.mark.parametrize(
+    ("configured", "said", "pinned"), [(False, None, False), (True, None, True), (True, False, False)]
+)
+def test_what_is_shown_of_a_pin_is_what_holds(configured: bool, said: bool | None, pinned: bool) -> None:
+    (entry,) = Catalog([ModelConfig(name="a", engine="echo", pinned=configured)])
+    assert view(entry, replace(STOPPED, pinned=said))["pinned"] is pinned
 
 
 async def test_answer_to_another_wish_ends_nothing(policy: Policy) -> None:
@@ -580,6 +621,7 @@ def test_view_of_a_running_model() -> None:
         memory_mb=1.5,
         needs_mb=2,
         context_length=2048,
+        nodes=("10.0.0.1",),
     )
     assert json.loads(json.dumps(view(QWEN, now))) == {
         "name": "Qwen/Qwen3-8B",
@@ -595,6 +637,7 @@ def test_view_of_a_running_model() -> None:
         "reason": "idle",
         "loading": None,
         "replicas": 2,
+        "nodes": ["10.0.0.1"],
         "pending_requests": 0,
         "running_requests": 0,
         "loaded_at": NOW - 60,

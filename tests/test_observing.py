@@ -9,10 +9,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from starlette.requests import Request
 
 from deployments.usage.record import Record
+from ingress.activity import Activity
 from ingress.forward import Upstream
 from ingress.onlooker import until_asked
 from ingress.outbox import Outbox
 from ingress.records import Records
+from ingress.running import Running
 from ingress.traces import Traces
 from tests.test_outbox import Keeper
 
@@ -22,6 +24,7 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # f
 CHAT = "/v1/chat/completions"
 REPLICA = SimpleNamespace(url="http://x", headers={})
 UPSTREAM = Upstream(CHAT, {"x-request-id": "id-7", "traceparent": "the client's"}, b"{}")
+ACTIVITY = Activity(Running(), Keeper(), "r1")
 REQUEST = Request({"type": "http", "method": "POST", "path": "/x", "headers": []})
 USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}\n\n'
 
@@ -34,7 +37,7 @@ def made() -> list[Record]:
 def begin(made: list[Record], traces: Traces | None = None, path: str = CHAT) -> Observed:
     records = Records("r1")
     records.on_finished.append(made.append)
-    return Observing(records, traces=traces).begin(REQUEST, path)
+    return Observing(records, ACTIVITY, traces=traces).begin(REQUEST, path)
 
 
 def streamed(observed: Observed, *chunks: bytes) -> bytes:
@@ -69,11 +72,12 @@ def test_with_traces_the_engine_goes_on_with_ours(made: list[Record]) -> None:
     assert headers["traceparent"].startswith("00-")
 
 
-def test_request_that_fails_early_ends_for_all_who_look_on(made: list[Record]) -> None:
+async def test_request_that_fails_early_ends_for_all_who_look_on(made: list[Record]) -> None:
     observed = begin(made, Traces(TracerProvider()))
     assert len(observed.onlookers) == 2
-    with pytest.raises(ValueError, match="wrong"), until_asked(observed.onlookers):
-        raise ValueError("wrong")
+    with pytest.raises(ValueError, match="wrong"):
+        async with until_asked(observed.onlookers):
+            raise ValueError("wrong")
     assert made[0].status == 500
 
 
@@ -81,7 +85,7 @@ async def test_records_of_the_last_moment_are_sent_when_it_ends() -> None:
     keeper = Keeper()
     outbox, records = Outbox(keeper), Records("r1")
     records.on_finished.append(outbox.add)
-    observing = Observing(records, outbox)
+    observing = Observing(records, ACTIVITY, outbox)
     observing.begin(REQUEST, CHAT).onlookers[0].ended(200)
     await observing.stop()
     assert len(keeper.rows) == 1

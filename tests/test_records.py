@@ -139,10 +139,11 @@ def test_records_are_told_apart_where_clients_repeat_their_ids(made: list[Record
     ("error", "status"),
     [(Capacity("full"), 503), (ValueError("x"), 500), (asyncio.CancelledError(), 499)],
 )
-def test_request_that_fails_before_a_replica_is_asked_is_recorded(
+async def test_request_that_fails_before_a_replica_is_asked_is_recorded(
     made: list[Record], error: BaseException, status: int
 ) -> None:
     account = begin(made)
-    with pytest.raises(type(error)), until_asked([account]):
-        raise error
+    with pytest.raises(type(error)):
+        async with until_asked([account]):
+            raise error
     assert [record.status for record in made] == [status]

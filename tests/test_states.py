@@ -459,6 +459,33 @@ def test_model_is_read_at_all_its_placements(deployed: dict[str, Any]) -> None:
     assert known.of("b").state is State.STOPPED
 
 
+def test_model_is_on_the_nodes_of_its_living_replicas(deployed: dict[str, Any]) -> None:
+    board = Board("app", Memory())
+    board.publish(encode(Table("life", 3, {"a": Row(replicas=2)})))
+    for replica, address, failure in (("r1", "10.0.0.2", None), ("r2", "10.0.0.1", None), ("r3", "10.0.0.3", "dead")):
+        board.report(Report("a", replica, "n", "up", failure=failure, address=address))
+    deployed["a"] = overview({"RUNNING": 2})
+    assert read("app", board, {"a": ("a",)}).of("a").nodes == ("10.0.0.1", "10.0.0.2")
+    deployed["a"] = overview({})
+    assert read("app", board, {"a": ("a",)}).of("a").nodes == ()
+
+
+def test_member_is_on_the_nodes_where_it_is_loaded(deployed: dict[str, Any]) -> None:
+    board = Board("app", Memory())
+    for replica, members in {"r1": {"a": shown("up")}, "r2": {"a": shown("loading"), "b": shown("loading")}}.items():
+        board.report(Report("pool--p", replica, "n", "up", members=members, address=f"host-{replica}"))
+    deployed["pool--p"] = overview({"RUNNING": 2})
+    known = read("app", board, {"pool--p": ("pool--p",)})
+    assert [known.of("pool--p", name).nodes for name in ("a", "b", "c")] == [("host-r1",), ("host-r2",), ()]
+
+
+def test_model_is_pinned_as_an_operator_said(deployed: dict[str, Any]) -> None:
+    board = Board("app", Memory())
+    board.publish(encode(Table("life", 3, {"a": Row(pinned=False), "b": Row()})))
+    known = read("app", board, {"a": ("a",), "b": ("b",)})
+    assert (known.of("a").pinned, known.of("b").pinned) == (False, None)
+
+
 def test_members_are_read_from_the_reports_of_all_replicas(deployed: dict[str, Any]) -> None:
     board = Board("app", Memory())
     for replica, members in {"r1": {"a": shown("up"), "b": shown("leaving")}, "r2": {"a": shown("up")}}.items():

@@ -15,15 +15,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
+from deployments import memory
+from deployments.activity.part import ActivityPart
+from deployments.activity.rates import Rates
 from deployments.cache.answers import Answers
 from deployments.cache.part import CachePart
 from deployments.config import Settings
 from deployments.errors import ApiError
+from deployments.history.part import HistoryPart
 from deployments.keeper.address import Address, AddressBook
 from deployments.limits.part import LimitsPart
 from deployments.logs.collect import RayCollector
 from deployments.logs.part import LogsPart
-from deployments.metrics.part import MetricsPart
+from deployments.memory import Memory
+from deployments.metrics.part import MetricsPart, looking
 from deployments.residency.board import Board
 from deployments.server import Guard, Server
 from deployments.usage.part import UsagePart
@@ -75,13 +80,21 @@ class Keeper:
 def parts(settings: Settings, application: str) -> tuple[Part, ...]:
     """Their files lie in a folder of the application's own."""
     folder = settings.data_dir.expanduser() / application
+    rates = Rates()
     return (
         LogsPart(settings.logs, folder, Board(application), RayCollector()),
         UsagePart(settings.usage, folder, application),
         MetricsPart(settings, application),
         LimitsPart(),
+        ActivityPart(rates),
+        HistoryPart(settings, folder, looking(application), rates.now, here),
         CachePart(Answers(int(settings.cache.max_mb * 2**20))),
     )
+
+
+def here() -> dict[str, Memory]:
+    """The memory of the keeper's node, by its address."""
+    return {ray.util.get_node_ip_address(): memory.machine()}
 
 
 def app(parts: Sequence[Part]) -> Starlette:

@@ -37,7 +37,7 @@ class MetricsPart:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._look = self._look or _looking(Board(self._application))
+        self._look = self._look or looking(self._application)
         self._meters = self._meters or RayMeters(self._application, OWN)
         self._task = asyncio.create_task(self._run())
 
@@ -79,5 +79,11 @@ def names_of(settings: Settings) -> tuple[dict[str, str], tuple[str, ...]]:
     return own | pools, tuple(model.name for model in settings.models if model.pool is not None)
 
 
-def _looking(board: Board) -> Look:
-    return lambda: (board.table() or Table(), board.reports())
+def looking(application: str) -> Look:
+    """Reads the application's board, made when it is first needed."""
+
+    def look() -> tuple[Table, Sequence[Report]]:
+        board = Board(application)
+        return board.table() or Table(), board.reports()
+
+    return look

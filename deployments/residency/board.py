@@ -16,7 +16,9 @@ from typing import Any, Literal, Protocol
 
 NAMESPACE = "llm-manager"
 
-Kind = Literal["start", "stop", "restart"]
+Kind = Literal["start", "stop", "restart", "pin", "unpin"]
+PINS: frozenset[Kind] = frozenset({"pin", "unpin"})
+"""Wishes that say how long a model stays, and do not start or end it."""
 
 SUPERSEDED = "another wish came after it"
 """Begins the answer to a wish that was given up for another one."""
@@ -39,8 +41,8 @@ class Wish:
 @dataclass(frozen=True)
 class Report:
     """What a replica says of itself. model: as in the table; deployment: its own, which is another one where the model
-    is not at its first placement. need_mb: memory that it will take, once that is known. members: models inside it, as
-    their `deployments.shelf.Shown`."""
+    is not at its first placement. node, address: its node's id, and where that is. need_mb: memory that it will take,
+    once that is known. members: models inside it, as their `deployments.shelf.Shown`."""
 
     model: str
     replica: str
@@ -52,6 +54,7 @@ class Report:
     failure: str | None = None
     deployment: str = ""
     members: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    address: str = ""
 
 
 @dataclass
@@ -64,7 +67,8 @@ class Row:
     its last start took. wish_at: since when the policy knows of `wish`. answers: what became of the last wishes; empty
     is success. enough: replicas that were enough since `enough_since`, where that is fewer than it has. deployment:
     that of the placement which was chosen for it, the one to ask. placements: why those are not there that are not, by
-    deployment; the chosen one too, as long as no node can hold it.
+    deployment; the chosen one too, as long as no node can hold it. pinned: what an operator said; None is as it is
+    configured.
     """
 
     replicas: int = 0
@@ -104,6 +108,7 @@ class Row:
     enough_since: float | None = None
     deployment: str = ""
     placements: dict[str, str] = field(default_factory=dict)
+    pinned: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from deployments import memory
@@ -104,6 +105,7 @@ class ResidencyPolicy:
         for name in set(self._rows) - set(groups):
             del self._rows[name]
         news, placer = _News(seen, now, groups), Placer(seen.resources)
+        groups = {name: self._pinned(group, news) for name, group in groups.items()}
         choices = {name: placer.choose(group, self._row(name).deployment) for name, group in groups.items()}
         models = {name: group.model for name, group in groups.items()}
         demand = {name: self._demand(choice, news) for name, choice in choices.items()}
@@ -127,6 +129,12 @@ class ResidencyPolicy:
         unborn = frozenset(name for name, since in self._unborn.items() if now - since >= GIVE_UP_S)
         self._watch.publish(table, news.wishes.done, news.heard, unborn, changing=waiting or bool(changes))
         return changes
+
+    def _pinned(self, group: Group, news: _News) -> Group:
+        """The model as operators want it."""
+        row = self._row(group.name)
+        news.wishes.pin(group.name, row)
+        return group if row.pinned is None else replace(group, model=replace(group.model, pinned=row.pinned))
 
     def _row(self, name: str) -> Row:
         if name not in self._rows:

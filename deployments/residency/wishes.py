@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Literal
 
-from deployments.residency.board import SUPERSEDED, Row, Wish
+from deployments.residency.board import PINS, SUPERSEDED, Row, Wish
 from deployments.residency.demand import Model
 
 ANSWERS = 64  # kept for each model: everybody who joined a start finds theirs
@@ -19,12 +19,21 @@ class Wishes:
     def __init__(self, wishes: Iterable[Wish], models: Container[str], now: float) -> None:
         self._now = now
         self._of: dict[str, list[Wish]] = {}
+        self._pins: dict[str, list[Wish]] = {}
         self.done: list[str] = []
         for wish in wishes:
             if wish.model in models:
-                self._of.setdefault(wish.model, []).append(wish)
+                (self._pins if wish.kind in PINS else self._of).setdefault(wish.model, []).append(wish)
             else:
                 self.done.append(wish.id)
+
+    def pin(self, name: str, row: Row) -> None:
+        """Notes whether the model is to be pinned, which is done with that."""
+        shown = self._pins.get(name, [])
+        self.done += [wish.id for wish in shown if wish.id in row.answers]
+        if wishes := [wish for wish in shown if wish.id not in row.answers]:
+            row.pinned = wishes[-1].kind == "pin"
+            self._answer(row, wishes)
 
     def asked(self, name: str, model: Model, row: Row, *, leaving: bool, failed: bool) -> Asked:
         """Answers what is done, and says what is not. leaving: whether a process of a model that is down may still be

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ class UsagePart:
 
     @property
     def routes(self) -> Sequence[BaseRoute]:
-        asked = {"add": self._add, "sums": self._sums, "throughput": self._throughput}
+        asked = {"add": self._add, "sums": self._sums, "throughput": self._throughput, "recent": self._recent}
         return [Route(f"/usage/{name}", answer, methods=["POST"]) for name, answer in asked.items()]
 
     async def start(self) -> None:
@@ -91,6 +92,11 @@ class UsagePart:
         question = _question(data, now - now % bucket_s)  # whole buckets, and the one that is not over yet
         rows = await self._do(lambda store: store.series(question, bucket_s))
         return JSONResponse({"bucket_s": bucket_s, "since": question.since, "until": now, "rows": rows})
+
+    async def _recent(self, request: Request) -> Response:
+        data = await request.json()
+        records = await self._do(lambda store: store.recent(data["limit"], data["models"]))
+        return JSONResponse({"rows": [asdict(record) for record in records]})
 
 
 def _question(data: dict[str, Any], now: float) -> Question:

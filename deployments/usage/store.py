@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ _ROWS = sql.Table(
     sql.Index("llm_manager_usage_by_time", "application", "time_ms"),
 )
 _C = _ROWS.c
+RECENT = 1000
+"""Records that are looked at where only the last ones are asked for."""
 _TIMES: dict[str, int] = {"hour": 3_600_000, "day": 86_400_000}
 
 _FIGURES = (
@@ -109,6 +111,16 @@ class Store:
             found = connection.execute(rows.order_by(_C.model, "start")).mappings().all()
         return [{"model": row["model"], "time": row["start"] // 1000, **_figures(row)} for row in found]
 
+    def recent(self, limit: int, models: Collection[str] | None = None) -> list[Record]:
+        """The last that ended, the newest first; of these models, those among the last RECENT of all."""
+        rows = sql.select(_ROWS).where(_C.application == self._application)
+        last = rows.order_by(_C.time_ms.desc()).limit(RECENT).subquery()
+        asked = sql.select(last).order_by(last.c.time_ms.desc()).limit(limit)
+        if models is not None:
+            asked = asked.where(last.c.model.in_(models))
+        with self._engine.connect() as connection:
+            return [_record(row) for row in connection.execute(asked).mappings()]
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -131,6 +143,10 @@ _OWN = [field.name for field in fields(Record) if field.name != "time"]
 def _row(record: Record, application: str) -> dict[str, Any]:
     own = {name: getattr(record, name) for name in _OWN}
     return {**own, "application": application, "time_ms": int(record.time * 1000)}
+
+
+def _record(row: sql.RowMapping) -> Record:
+    return Record(time=row["time_ms"] / 1000, **{name: row[name] for name in _OWN})
 
 
 def _figures(row: sql.RowMapping) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from deployments.errors import (
     PermissionDenied,
     QueueFull,
     RateLimited,
+    RequestCancelled,
+    RequestNotFound,
     ResponseNotFound,
     StopTimeout,
     TooLarge,
@@ -36,12 +38,20 @@ Errors = tuple[type[ApiError], ...]
 
 _READING: Errors = (InvalidRequest, TooSlow, TooLarge)
 _LOADING: Errors = (ModelNotRunning, ModelLoadFailed, ModelLoading, Capacity, EngineFailed)
-_INFERENCE: Errors = (*_READING, ModelNotFound, QueueFull, *_LOADING, UpstreamTimeout)
+_INFERENCE: Errors = (*_READING, ModelNotFound, QueueFull, *_LOADING, RequestCancelled, UpstreamTimeout)
 _OF_PATH: dict[str, Errors] = {
     **{endpoint.path: _INFERENCE for endpoint in ENDPOINTS},
-    **{endpoint.path: (*_READING, ResponseNotFound, EngineFailed, UpstreamTimeout) for endpoint in FOLLOW_UPS},
+    **{
+        endpoint.path: (*_READING, ResponseNotFound, EngineFailed, RequestCancelled, UpstreamTimeout)
+        for endpoint in FOLLOW_UPS
+    },
     "/api/models/{alias}/start": (*_LOADING, StopTimeout),
     "/api/models/{alias}/stop": (StopTimeout,),
+    "/api/models/{alias}/pin": (UpstreamTimeout,),
+    "/api/models/{alias}/unpin": (UpstreamTimeout,),
+    "/api/requests": (KeeperGone,),
+    "/api/requests/{id}/cancel": (RequestNotFound, KeeperGone),
+    "/api/history": (KeeperGone,),
     "/api/models/stop-all": (StopTimeout,),
     "/api/models/restart-autostart": (*_LOADING, StopTimeout),
     "/api/models/{alias}/logs/stream": (KeeperGone,),

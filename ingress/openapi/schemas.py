@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 from deployments.config import Mode
 from deployments.errors import ApiError, family
+from deployments.history.intervals import Kind
+from ingress.running import REQUEST_STATES
 from ingress.states import State
 
 Schema = dict[str, Any]
@@ -80,6 +82,7 @@ _MODEL = record(
         "status": _STATE,
         "failure_reason": or_null(TEXT),
         "replicas": COUNT,
+        "nodes": TEXTS,
         "pending_requests": COUNT,
         "running_requests": COUNT,
         "loaded_at": or_null(NUMBER),
@@ -89,6 +92,37 @@ _MODEL = record(
         "context_length": or_null(COUNT),
         "auto_start": BOOLEAN,
         "auto_load": BOOLEAN,
+        "pinned": BOOLEAN,
+    }
+)
+_REQUEST = record(
+    {
+        "id": TEXT,
+        "request_id": TEXT,
+        "key": TEXT,
+        "model": TEXT,
+        "path": TEXT,
+        "state": {"type": "string", "enum": list(REQUEST_STATES)},
+        "status": or_null(COUNT),
+        "began_at": NUMBER,
+        "queue_ms": NUMBER,
+        "ttft_ms": or_null(NUMBER),
+        "total_ms": NUMBER,
+        "prompt_tokens": COUNT,
+        "completion_tokens": COUNT,
+        "cached_tokens": COUNT,
+        "streamed": BOOLEAN,
+        "from_cache": BOOLEAN,
+        "replica": TEXT,
+    }
+)
+_INTERVAL = record(
+    {
+        "model": TEXT,
+        "state": {"type": "string", "enum": list(get_args(Kind))},
+        "from": NUMBER,
+        "until": or_null(NUMBER),
+        "reason": TEXT,
     }
 )
 
@@ -99,4 +133,6 @@ SCHEMAS: dict[str, Schema] = {
     "AnthropicError": record({"type": constant("error"), "error": ref("ErrorObject")}),
     "Card": _CARD,
     "Model": _MODEL,
+    "Request": _REQUEST,
+    "Interval": _INTERVAL,
 }

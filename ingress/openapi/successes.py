@@ -29,9 +29,27 @@ JSON = "application/json"
 SSE = "text/event-stream"
 
 _SUCCESS: dict[str, Schema] = {"success": constant(True), "message": TEXT}
+_POINTS = list_of(or_null(NUMBER))
 _OF_API: dict[str, dict[str, Schema]] = {
     "/api/models": {"models": list_of(ref("Model"))},
     "/api/models/{alias}": {"model": ref("Model")},
+    "/api/models/{alias}/pin": {},
+    "/api/models/{alias}/unpin": {},
+    "/api/requests": {
+        "running": list_of(ref("Request")),
+        "recent": list_of(ref("Request")),
+        "tokens_per_second": map_of(NUMBER),
+    },
+    "/api/requests/{id}/cancel": {},
+    "/api/history": {
+        "since": NUMBER,
+        "until": NUMBER,
+        "step_s": COUNT,
+        "residency": list_of(ref("Interval")),
+        "times": list_of(NUMBER),
+        "models": map_of(map_of(_POINTS)),
+        "nodes": map_of(record({"memory_used_mb": _POINTS, "memory_total_mb": NUMBER})),
+    },
     "/api/models/stop-all": {},
     "/api/models/restart-autostart": {},
     "/api/logs/stats": {

@@ -174,6 +174,16 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
             cap=2,
             ingress_replicas=2,
         ),
+        application(
+            "activity",
+            "/activity",
+            [
+                *({"name": name, **slow} for name in ("slow", "p", "q", "r")),
+                {"name": "loads", "engine": "echo", "engine_args": {"load_seconds": 20}},
+            ],
+            cap=3,
+            ingress_replicas=2,
+        ),
         application("cached", "/cached", cached, cap=4, ingress_replicas=2, cache={"enabled": True}),
         application("devices", "/devices", [{"name": "a", **echo}], cap=1),
         application("keys", "/keys", owned, cap=3, ingress_replicas=2, keys=KEYS),

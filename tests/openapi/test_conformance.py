@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from deployments.cache import wire
 from deployments.config import ModelConfig, Settings
+from deployments.history.past import Past
 from ingress.auth import Access
 from ingress.limits import Limits
 from tests.openapi.conformance import conforms, operations, schema_of
 from tests.test_app import Keeper, NoKeeper, Server, served
+from tests.test_outbox import record
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
     from ingress.app import api
@@ -28,6 +31,10 @@ SCHEMA.app = api
 SAID: dict[str, Any] = {
     "/usage/sums": {"totals": {"requests": 1}, "groups": []},
     "/usage/throughput": {"rows": [], "since": 0.0, "until": 60.0, "bucket_s": 1},
+    "/usage/recent": {"rows": [asdict(record())]},
+    "/activity/requests": {"running": [], "tokens_per_second": {"org/chat": 1.5}},
+    "/activity/cancel": {"found": True},
+    "/history": {"success": True, "message": "30 points", **Past().told(60, 1e9)},
     "/logs/stats": {},
     "/logs/clear": {"deleted": 1},
     wire.STATS: {"entries": 0},

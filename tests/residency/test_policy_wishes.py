@@ -458,3 +458,79 @@ def test_old_answers_are_forgotten(world: World) -> None:
         wishes.append(world.wish("a", "stop"))
         server.step()
     assert list(world.row("a").answers) == wishes[1:]
+
+
+# pin -----------------------------------------------------------------------------------------------------------------
+
+
+def test_pinned_model_is_not_unloaded_until_it_is_unpinned(world: World) -> None:
+    server = server_with_one(world)
+    pin = world.wish("a", "pin")
+    assert server.step() == {}
+    assert world.answer(pin) == ""
+    assert world.row("a").idle_limit_s is None
+    assert server.step(3600) == {}
+    assert world.row("a").reason == "pinned"
+    world.wish("a", "unpin")
+    assert server.step() == {"a": 0}
+
+
+def test_pinned_model_makes_room_for_nobody(world: World) -> None:
+    a, b = Deployment(), Deployment()
+    server = server_of(world, ResidencyPolicy(1), a=a, b=b)
+    a.queued = 1
+    server.step()
+    server.up("a")
+    world.wish("a", "pin")
+    b.queued = 1
+    server.step(30)
+    assert (a.target, b.target) == (1, 0)
+
+
+def test_pinning_starts_nothing(world: World) -> None:
+    server = server_of(world, a=Deployment())
+    pin = world.wish("a", "pin")
+    assert server.step() == {}
+    assert world.answer(pin) == ""
+
+
+def test_pin_gives_no_start_and_no_stop_up(world: World) -> None:
+    server = server_of(world, a=Deployment())
+    start = world.wish("a", "start")
+    server.step()
+    world.wish("a", "pin")
+    server.step()
+    assert world.answer(start) is None
+    server.up("a")
+    assert world.answer(start) == ""
+    stop = world.wish("a", "stop")
+    assert server.step() == {"a": 0}, "an operator may stop it all the same"
+    world.wish("a", "unpin")
+    server.down("a")
+    server.step()
+    assert world.answer(stop) == ""
+
+
+def test_last_word_about_a_pin_counts(world: World) -> None:
+    server = server_with_one(world)
+    wishes = [world.wish("a", kind) for kind in ("pin", "unpin", "pin")]
+    server.step()
+    assert [world.answer(wish) for wish in wishes] == ["", "", ""]
+    assert world.row("a").pinned is True
+
+
+def test_model_that_is_configured_as_pinned_may_be_unpinned(world: World) -> None:
+    server = server_with_one(world, Deployment(model={"pinned": True}))
+    world.wish("a", "unpin")
+    assert server.step(3600) == {"a": 0}
+
+
+def test_pin_is_the_next_policys_too(world: World) -> None:
+    server = server_with_one(world)
+    world.wish("a", "pin")
+    server.step()
+    world.restored = world.told.table
+    server.policy = ResidencyPolicy()
+    server.step(RESTART_S)
+    assert server.step(3600) == {}
+    assert world.row("a").pinned is True

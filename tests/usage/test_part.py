@@ -54,6 +54,12 @@ async def test_throughput_begins_with_a_whole_bucket(part: UsagePart) -> None:
     assert [row["requests"] for row in found["rows"]] == [1]
 
 
+async def test_recent_ones_are_told(part: UsagePart) -> None:
+    rows = [asdict(record(str(n), time=float(n))) for n in range(3)]
+    await ask(part, "add", {"rows": rows})
+    assert await ask(part, "recent", {"limit": 2, "models": None}) == {"rows": [rows[2], rows[1]]}
+
+
 async def test_range_that_is_none_is_refused(part: UsagePart) -> None:
     assert await ask(part, "throughput", {"range": "soon"}) == 400
 

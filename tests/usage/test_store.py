@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.usage import store as module
 from deployments.usage.store import Question, Store
 from tests.test_outbox import record
 
@@ -35,6 +36,20 @@ def test_next_keeper_finds_what_was_there(store: Store, url: str) -> None:
     again = Store(url, "app")
     assert again.totals(ALL)["requests"] == 1
     again.close()
+
+
+def test_recent_ones_are_whole_and_the_newest_come_first(store: Store) -> None:
+    records = [record(str(n), time=T0 + n, model="ab"[n % 2], ttft_ms=None) for n in range(4)]
+    store.add(records)
+    assert store.recent(3) == records[:0:-1]
+    assert store.recent(3, ["a"]) == [records[2], records[0]]
+    assert store.recent(3, []) == []
+
+
+def test_recent_ones_of_a_model_are_among_the_last_of_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RECENT", 2)
+    store.add([record("old", model="a"), *(record(str(n), time=T0 + n, model="b") for n in range(2))])
+    assert store.recent(9, ["a"]) == []
 
 
 def test_totals_are_sums_and_means(store: Store) -> None:

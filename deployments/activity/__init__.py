@@ -1,0 +1,1 @@
+"""Which requests run in all ingress replicas, as the keeper knows it."""

@@ -1,0 +1,1 @@
+"""How models and memory were in the last day, as the keeper has seen it."""
