@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -38,6 +39,12 @@ class KeyConfig(Frozen):
 def hash_of(key: str) -> str:
     """One round, no salt: a key of 256 random bits is in nobody's dictionary, and each request pays for this."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def made(name: str) -> tuple[str, KeyConfig]:
+    """A new key, and what the settings need of it. Raises: ValidationError, if the name is none."""
+    key = f"sk-{secrets.token_urlsafe(32)}"
+    return key, KeyConfig(name=name, key_hash=hash_of(key))
 
 
 def resolved(keys: Sequence[KeyConfig], environ: Mapping[str, str]) -> tuple[KeyConfig, ...]:

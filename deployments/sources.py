@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -65,6 +65,8 @@ class Package:
 
 
 Source = Folder | HubModel | Package
+Bar = Callable[[str], type[Any]]
+"""A tqdm class for what is fetched, by its name."""
 
 
 def parse(source: str) -> Source:
@@ -114,10 +116,11 @@ def check(source: str, file: str = CONFIG_FILE) -> None:
         raise ValueError(f"the folder {parsed.path} has no {file}")
 
 
-def prepare(source: str, cache_dir: Path, *, plain: bool = False) -> Path:
+def prepare(source: str, cache_dir: Path, *, plain: bool = False, bar: Bar | None = None) -> Path:
     """Blocks until the model lies in a local folder, and returns it.
 
     plain: a GGUF's weights become float16. Otherwise they stay quantised as MLX has it, which no other engine reads.
+    bar: shows how far the hub's files are; default is `log_bar`.
     What a package carries is kept in `cache_dir`/packages; the hub keeps its own cache (HF_HOME).
     Raises ModelLoadFailed with one sentence.
     """
@@ -127,14 +130,14 @@ def prepare(source: str, cache_dir: Path, *, plain: bool = False) -> Path:
             case Folder(path):
                 return path.resolve()
             case HubModel() as model:
-                return _from_hub(model)
+                return _from_hub(model, bar)
             case package:
                 return _from_package(package, cache_dir / "packages", plain)
     except (ValueError, OSError) as error:
         raise ModelLoadFailed(f"{source}: {error}") from error
 
 
-def prepare_adapter(source: str, cache_dir: Path) -> Path:
+def prepare_adapter(source: str, cache_dir: Path, *, bar: Bar | None = None) -> Path:
     """As `prepare`, for an adapter: a folder or a hub id.
 
     Raises ModelLoadFailed with one sentence.
@@ -145,7 +148,7 @@ def prepare_adapter(source: str, cache_dir: Path) -> Path:
             case Folder(path):
                 return path.resolve()
             case HubModel() as model:
-                return _from_hub(model, ADAPTER_FILE)
+                return _from_hub(model, bar, ADAPTER_FILE)
             case _:
                 raise ValueError("an adapter is a folder or a Hugging Face id")
     except (ValueError, OSError) as error:
@@ -155,19 +158,19 @@ def prepare_adapter(source: str, cache_dir: Path) -> Path:
 # The hub
 
 
-def _from_hub(model: HubModel, file: str = CONFIG_FILE) -> Path:
+def _from_hub(model: HubModel, bar: Bar | None, file: str = CONFIG_FILE) -> Path:
     from huggingface_hub import constants
 
     started = time.monotonic()
     log.info("fetching %s from %s", model.id, constants.ENDPOINT)
-    folder = Path(_snapshot(model))
+    folder = Path(_snapshot(model, bar or log_bar))
     if not (folder / file).is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(f"the repository has no {file} with *.safetensors beside it")
     log.info("%s is ready after %.1f s", model.id, time.monotonic() - started)
     return folder
 
 
-def _snapshot(model: HubModel) -> str:
+def _snapshot(model: HubModel, bar: Bar) -> str:
     from huggingface_hub import constants, errors, snapshot_download
 
     fetch = functools.partial(
@@ -176,7 +179,7 @@ def _snapshot(model: HubModel) -> str:
         revision=model.revision,
         allow_patterns=HUB_FILES,
         ignore_patterns=HUB_DUPLICATES,
-        tqdm_class=log_bar(model.id),
+        tqdm_class=bar(model.id),
     )
     try:
         return fetch()

@@ -1,14 +1,9 @@
-"""Who presents which key, and which rights a path asks for. Pure functions over the settings' keys.
-
-Usage: python -m ingress.keys new NAME
-"""
+"""Who presents which key, and which rights a path asks for. Pure functions over the settings' keys."""
 
 from __future__ import annotations
 
-import argparse
 import hmac
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from deployments.keys import KeyConfig, Right, hash_of
@@ -68,19 +63,3 @@ def may_use(key: KeyConfig | None) -> Callable[[Entry], bool]:
     """Whether a model is one of the key's: an adapter is where its base is. None is a server without keys."""
     names = None if key is None or key.models is None else frozenset(key.models)
     return lambda entry: names is None or bool(names & {*entry.names, *(entry.model.names if entry.parent else ())})
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ingress.keys", description="Makes a key for a client.")
-    parser.add_argument("command", choices=["new"])
-    parser.add_argument("name", help="whose it is")
-    options = parser.parse_args(arguments)
-    key = f"sk-{secrets.token_urlsafe(32)}"
-    entry = KeyConfig(name=options.name, key_hash=hash_of(key))
-    print(f"The key, for the client; it is shown this once:\n{key}\n\nFor `keys` in serve_config.yaml:")
-    print(f"- name: {entry.name}\n  key_hash: {entry.key_hash}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

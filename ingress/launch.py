@@ -1,10 +1,12 @@
 """`serve run FILE` in the foreground, for a person: checks first, tells what happens, leaves nothing behind.
 
-Usage: python -m ingress.launch [serve_config.yaml]
+Usage: python -m ingress.launch [--host HOST] [--port PORT] [serve_config.yaml]
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import secrets
@@ -12,34 +14,41 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import yaml
 
 from deployments import config, warm
 from deployments import keys as clients
-from deployments.config import Settings
+from deployments.config import ConfigError, Settings
+from deployments.residency import ResidencyPolicy
 from ingress.local import check_exposure
 
 IMPORT_PATH = "ingress.app:build"
+POLICY = "deployments.residency:ResidencyPolicy"
+MISTAKEN = (OSError, ValueError, yaml.YAMLError)
+"""What is raised of a configuration that cannot be served; its text has a line for each mistake."""
 STOP_S = 60.0  # behind HAProxy Serve keeps the ingress reachable for 30 s
 KILL_S = 5.0
 LOOK_S = 0.5
 
 
 def main(arguments: list[str]) -> int:
-    path = Path(arguments[0] if arguments else "serve_config.yaml")
+    options = _options(arguments)
+    path: Path = options.config
+    http = {name: value for name, value in (("host", options.host), ("port", options.port)) if value is not None}
     try:
-        settings, host, port = read(path)
-        check_exposure(settings, os.environ, host)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        settings, host, port = checked(path, http)
+    except MISTAKEN as error:
         for line in str(error).splitlines():
             print(f"{path}: {line}", file=sys.stderr)
         return 2
@@ -50,14 +59,38 @@ def main(arguments: list[str]) -> int:
         )
         return 1
     print(f"Starting Ray Serve with {len(settings.models)} model(s) from {path} …", flush=True)
-    return run(path, settings, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
+    with changed(path, http) as file:
+        return run(file, settings, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
 
 
-def read(path: Path) -> tuple[Settings, str, int]:
-    """The settings, and where the server will listen.
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m ingress.launch", description="Runs a server in the foreground.")
+    parser.add_argument("config", nargs="?", type=Path, default=Path("serve_config.yaml"))
+    parser.add_argument("--host", help="address to listen on, instead of http_options.host")
+    parser.add_argument("--port", type=int, help="port to listen on, instead of http_options.port")
+    return parser.parse_args(arguments)
 
-    Raises: OSError, yaml.YAMLError, ValueError with every mistake.
+
+class Configuration(NamedTuple):
+    """host, port: where the server will listen."""
+
+    settings: Settings
+    host: str
+    port: int
+
+
+def checked(path: Path, http: Mapping[str, Any] | None = None) -> Configuration:
+    """All that is checked before anything starts. http: comes before the file's http_options.
+
+    Raises: MISTAKEN, with every mistake.
     """
+    found = read(path)._replace(**(http or {}))
+    check_exposure(found.settings, os.environ, found.host)
+    return found
+
+
+def read(path: Path) -> Configuration:
+    """Raises: MISTAKEN, with every mistake."""
     data = yaml.safe_load(path.read_text())
     if not isinstance(data, dict):
         raise ValueError("is not a Serve configuration")
@@ -71,7 +104,32 @@ def read(path: Path) -> tuple[Settings, str, int]:
     if not isinstance(http, dict):
         raise ValueError("http_options: must be an object")
     settings = config.with_keys(config.parse(ours[0].get("args") or {}), os.environ)
-    return settings, http.get("host", "127.0.0.1"), int(http.get("port", 8000))
+    _check_policy(ours[0].get("autoscaling_policy"))
+    return Configuration(settings, http.get("host", "127.0.0.1"), int(http.get("port", 8000)))
+
+
+def _check_policy(given: Any) -> None:
+    """Serve's controller would find these mistakes when it is too late. Raises: ConfigError."""
+    if not isinstance(given, dict) or given.get("policy_function") != POLICY:
+        return
+    try:
+        ResidencyPolicy(**(given.get("policy_kwargs") or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"autoscaling_policy.policy_kwargs: {error}") from None
+
+
+@contextlib.contextmanager
+def changed(path: Path, http: Mapping[str, Any]) -> Iterator[Path]:
+    """A configuration with these http_options; the file itself, if they are none."""
+    if not http:
+        yield path
+        return
+    data = yaml.safe_load(path.read_text())
+    data["http_options"] = {**(data.get("http_options") or {}), **http}
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, path.name)
+        copy.write_text(yaml.safe_dump(data))
+        yield copy
 
 
 def is_free(host: str, port: int) -> bool:

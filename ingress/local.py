@@ -32,7 +32,7 @@ def check_exposure(settings: Settings, environ: Mapping[str, str], host: str = L
     what = "HAProxy" if behind_haproxy(environ) else f"http_options.host ({host})"
     raise ConfigError(
         f"keys: {what} listens beyond this machine, and nobody would need a key: set keys ({ENVIRONMENT} in the "
-        "environment, or those of python -m ingress.keys new NAME), or allow_without_keys: true"
+        "environment, or those of llm-manager keys new NAME), or allow_without_keys: true"
     )
 
 

@@ -10,7 +10,6 @@ import pytest
 from deployments import config
 from deployments.config import ConfigError, ModelConfig, Settings
 from deployments.keys import ENVIRONMENT, KeyConfig, hash_of
-from ingress import keys
 from ingress.catalog import Catalog
 from ingress.keys import LOOK, MANAGE, NONE, USE, Keyring, may_use, presented, rights_for
 
@@ -187,16 +186,3 @@ def test_aliases_and_adapters_follow_their_model(models: tuple[str, ...] | None,
     ]
     key = KeyConfig(name="x", key_hash=HASH, models=models)
     assert {entry.name for entry in Catalog(known, may_use(key))} == seen
-
-
-# The command ---------------------------------------------------------------------------------------------------------
-
-
-def test_command_makes_a_key_and_what_the_settings_need_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert keys.main(["new", "alice"]) == 0
-    told = capsys.readouterr().out
-    (secret,) = [line for line in told.splitlines() if line.startswith("sk-")]
-    assert len(secret) > 40
-    assert told.endswith(f"- name: alice\n  key_hash: {hash_of(secret)}\n")
-    keys.main(["new", "alice"])
-    assert secret not in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from deployments.config import ConfigError
-from ingress.launch import is_free, main, read
+from ingress.launch import changed, checked, is_free, main, read
 
 OURS = """
   - name: ours
@@ -132,3 +132,30 @@ def test_keys_of_the_environment_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("LLM_MANAGER_KEYS", "short")
     with pytest.raises(ConfigError, match="its key 1 is shorter"):
         read(written(tmp_path, f"applications:{OURS}"))
+
+
+def test_other_host_and_port_come_before_the_file_s(tmp_path: Path) -> None:
+    path = written(tmp_path, f"http_options: {{host: 127.0.0.1, root_path: /x}}\napplications:{OURS}")
+    assert checked(path, {"port": 9001})[1:] == ("127.0.0.1", 9001)
+    with pytest.raises(ConfigError, match=r"http_options\.host \(0\.0\.0\.0\)"):
+        checked(path, {"host": "0.0.0.0"})
+    with changed(path, {"port": 9001}) as file:
+        data = yaml.safe_load(file.read_text())
+        assert data["http_options"] == {"host": "127.0.0.1", "root_path": "/x", "port": 9001}
+        assert data["applications"] == yaml.safe_load(path.read_text())["applications"]
+    assert not file.exists()
+    with changed(path, {}) as file:
+        assert file == path
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"), [("{max_concurrent_models: 0}", "at least 1"), ("{colour: red}", "colour"), ("null", None)]
+)
+def test_policy_s_mistakes_are_found_before_it_is_made(tmp_path: Path, kwargs: str, message: str | None) -> None:
+    policy = f"{{policy_function: 'deployments.residency:ResidencyPolicy', policy_kwargs: {kwargs}}}"
+    path = written(tmp_path, f"applications:{OURS}    autoscaling_policy: {policy}\n")
+    if message is None:
+        assert read(path).port == 8000
+        return
+    with pytest.raises(ConfigError, match=rf"autoscaling_policy\.policy_kwargs: .*{message}"):
+        read(path)

@@ -1,0 +1,1 @@
+"""The command line `llm-manager`: what a person asks of a server, and how one is started. Without Ray and FastAPI."""
