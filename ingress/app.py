@@ -150,50 +150,6 @@ class Ingress:
             self._keeper,
         )
 
-    @api.get("/")
-    async def root(self) -> dict[str, Any]:
-        return {
-            "message": "LLM-Manager API Server",
-            "version": VERSION,
-            "models_url": "/v1/models",
-            "docs_url": "/docs",
-            "console_url": None,
-        }
-
-    @api.get("/health")
-    async def health(self, request: Request) -> dict[str, Any]:
-        shown, reading, issues = self._shown.to(request), None, []
-        try:
-            reading = await self._states.all()
-        except Exception as error:  # requests for models that are up are answered all the same
-            issues = [f"The models' states cannot be read: {error!r}"]
-        health = system.health(shown, reading, issues)
-        return system.health_for_strangers(health) if self.access.is_stranger(request) else health
-
-    @api.get("/v1/system/status")
-    async def system_status(self, request: Request) -> dict[str, Any]:
-        return system.status(self._shown.to(request), await self._states.all())
-
-    @api.get("/v1/models")
-    async def models(self, request: Request) -> dict[str, Any]:
-        reading = await self._states.all()
-        cards = [card(entry, entry.name, reading.of_entry(entry).state) for entry in self._shown.to(request)]
-        return {"object": "list", "data": cards}
-
-    @api.get("/v1/models/{id:path}")
-    async def model(self, request: Request, id: str) -> dict[str, Any]:
-        model = self._shown.to(request).find(id)
-        return card(model, id, (await self._states.of_entry(model)).state)
-
-    @api.get("/metrics")
-    async def metrics_page(self, request: Request) -> Response:
-        self._shown.check(request)
-        return Response(await self._page.text(), media_type=metrics.CONTENT_TYPE)
-
-    @property
-    def cors_origins(self) -> tuple[str, ...]:
-        return self._settings.cors_origins
-
     @endpoints.routes(api, endpoints.ENDPOINTS)
     async def infer(self, request: Request) -> Response:
         endpoint = endpoints.endpoint_of(request)
@@ -260,6 +216,50 @@ class Ingress:
             raise ModelNotRunning(
                 f"The model {model.name!r} is not running.", param="model", retry_after_s=RETRY_AFTER_S
             )
+
+    @api.get("/")
+    async def root(self) -> dict[str, Any]:
+        return {
+            "message": "LLM-Manager API Server",
+            "version": VERSION,
+            "models_url": "/v1/models",
+            "docs_url": "/docs",
+            "console_url": None,
+        }
+
+    @api.get("/health")
+    async def health(self, request: Request) -> dict[str, Any]:
+        shown, reading, issues = self._shown.to(request), None, []
+        try:
+            reading = await self._states.all()
+        except Exception as error:  # requests for models that are up are answered all the same
+            issues = [f"The models' states cannot be read: {error!r}"]
+        health = system.health(shown, reading, issues)
+        return system.health_for_strangers(health) if self.access.is_stranger(request) else health
+
+    @api.get("/v1/system/status")
+    async def system_status(self, request: Request) -> dict[str, Any]:
+        return system.status(self._shown.to(request), await self._states.all())
+
+    @api.get("/v1/models")
+    async def models(self, request: Request) -> dict[str, Any]:
+        reading = await self._states.all()
+        cards = [card(entry, entry.name, reading.of_entry(entry).state) for entry in self._shown.to(request)]
+        return {"object": "list", "data": cards}
+
+    @api.get("/v1/models/{id:path}")
+    async def model(self, request: Request, id: str) -> dict[str, Any]:
+        model = self._shown.to(request).find(id)
+        return card(model, id, (await self._states.of_entry(model)).state)
+
+    @api.get("/metrics")
+    async def metrics_page(self, request: Request) -> Response:
+        self._shown.check(request)
+        return Response(await self._page.text(), media_type=metrics.CONTENT_TYPE)
+
+    @property
+    def cors_origins(self) -> tuple[str, ...]:
+        return self._settings.cors_origins
 
     async def __del__(self) -> None:
         """Serve calls it before the process ends. The constructor may have failed half way."""

@@ -24,7 +24,14 @@ _ANY_SCHEME: list[dict[str, list[str]]] = [{name: []} for name in _SCHEMES]
 
 
 class Documented(Api):
-    """A FastAPI whose document is complete."""
+    """A FastAPI whose document is complete, and which tries the routes that were included last first: Serve includes
+    the methods of the class that it serves, among them all that lead to engines."""
+
+    def include_router(self, *args: Any, **options: Any) -> None:
+        routes = self.router.routes
+        before = list(routes)
+        super().include_router(*args, **options)
+        routes[:] = [*routes[len(before) :], *before]
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
