@@ -28,6 +28,7 @@ from ingress import deploying, endpoints, errors, inference, media, metrics, obs
 from ingress.auth import Access, Door
 from ingress.cache import Cache
 from ingress.catalog import Entry, card
+from ingress.console import console
 from ingress.deploying import DRAIN_LOOK_S, DRAIN_MARGIN_S, SERVERS_PRIORITY
 from ingress.devices import Devices, Nodes, RayCluster
 from ingress.endpoints import Endpoint
@@ -70,6 +71,7 @@ def _access() -> Access:
 api = Documented(_cors_origins, title="LLM-Manager", version=VERSION)
 api.add_middleware(Door, access=_access)
 errors.install(api)
+console.install(api)
 api.include_router(operators.router)
 
 
@@ -224,7 +226,7 @@ class Ingress:
             "version": VERSION,
             "models_url": "/v1/models",
             "docs_url": "/docs",
-            "console_url": None,
+            "console_url": console.PATH,
         }
 
     @api.get("/health")

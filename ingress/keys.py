@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from deployments.keys import KeyConfig, Right, hash_of
 from ingress.catalog import Entry
+from ingress.console.console import is_console
 
 OPEN = frozenset({"/", "/health", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
-"""Paths that need no key."""
+"""Paths that need no key, beside those of the console."""
 
 _STATUS = frozenset({"/v1/system/status", "/v1/models", "/metrics"})
 
@@ -48,7 +49,7 @@ def presented(headers: Mapping[str, str]) -> str:
 
 def rights_for(method: str, path: str) -> frozenset[Right]:
     """One of these is needed; none is. path: as routes are matched."""
-    if path in OPEN:
+    if path in OPEN or is_console(path):
         return NONE
     looks = method in ("GET", "HEAD")
     if path.startswith("/api/"):

@@ -35,7 +35,8 @@ _BAD = re.compile(
     r"Traceback \(most recent|[\w.]*(?:Error|Exception|Exit|Interrupt)(?::|$)|\*\*\* SIG|Fatal Python error"
     r"|Segmentation fault|Aborted|terminate called|Killed|panic|thread '.*' panicked|libc\+\+abi|Assertion"
 )
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_NO_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-ln-z]")
 _RAYS = (":job_id:", ":actor_name:", ":task_name:")
 """Marks that Ray writes for its own log monitor."""
 
@@ -75,17 +76,23 @@ def entries(raw: bytes, replica: str, now: float, level: str = "info") -> list[E
     """raw: whole lines. level: of the line before them, which goes on in lines that are indented."""
     found = []
     text = raw.decode(errors="replace")
-    if "\x1b" in text:  # before secrets are looked for: a colour may stand in the middle of one
-        text = _COLOUR.sub("", text)
-    redact = redactor(text)
+    redact = redactor(_plain(text))
     for line in text.split("\n"):
-        message = redact(shown(line))
+        line = shown(line)
+        message = redact(_plain(line))
         if not message or message.startswith(_RAYS):
             continue
         level = level_of(message, level)
+        if line != message and message == _plain(line):
+            message = _NO_COLOUR.sub("", line)
         for start in range(0, len(message), MAX_LINE):
             found.append(Entry(now, level, message[start : start + MAX_LINE], replica))
     return found
+
+
+def _plain(text: str) -> str:
+    """What secrets are looked for in: a colour may stand in the middle of one. A line without any keeps its colours."""
+    return _CONTROL.sub("", text) if "\x1b" in text else text
 
 
 def shown(line: str) -> str:

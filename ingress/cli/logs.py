@@ -15,6 +15,8 @@ from ingress.cli.failures import Unreachable
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
+ESCAPE = "\x1b"
+RESET = f"{ESCAPE}[0m"
 Event = dict[str, Any]
 
 
@@ -60,4 +62,5 @@ def text_of(log: Mapping[str, Any]) -> str:
     """`2026-11-22 10:00:00 error   message`."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(log["timestamp"]))
     level = click.style(f"{log['level']:<8}", fg=COLOURS.get(log["level"]))
-    return f"{when} {level} {log['message']}"
+    message = log["message"]
+    return f"{when} {level} {message}{RESET if ESCAPE in message else ''}"

@@ -71,9 +71,14 @@ def test_progress_bar_is_its_last_state() -> None:
     assert shown("INFO ok\r") == "INFO ok"
 
 
-def test_colours_go_and_hide_no_secret() -> None:
+def test_line_keeps_its_colours_and_nothing_else_that_moves_a_cursor() -> None:
+    [entry] = entries(b"\x1b[2K\x1b[33mWARNING:\x1b[0m hot\x1b[1A\n", "r", 1.0)
+    assert (entry.level, entry.message) == ("warning", "\x1b[33mWARNING:\x1b[0m hot")
+
+
+def test_colours_hide_no_secret() -> None:
     raw = b"\x1b[32mINFO:\x1b[0m ok\nAuthor\x1b[1mization: abcdefghijkl\n"
-    assert [entry.message for entry in entries(raw, "r", 1.0)] == ["INFO: ok", "Authorization: ***"]
+    assert [entry.message for entry in entries(raw, "r", 1.0)] == ["\x1b[32mINFO:\x1b[0m ok", "Authorization: ***"]
 
 
 def test_secret_is_no_part_of_an_entry() -> None:
