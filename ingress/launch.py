@@ -37,7 +37,7 @@ IMPORT_PATH = "ingress.app:build"
 POLICY = "deployments.residency:ResidencyPolicy"
 MISTAKEN = (OSError, ValueError, yaml.YAMLError)
 """What is raised of a configuration that cannot be served; its text has a line for each mistake."""
-# Of Ray's control service: each swap leaves a dead actor or two, and it remembers 100,000 of them, unless told otherwise.
+# Each swap leaves a dead actor or two, and Ray's control service remembers 100,000 of them, unless told otherwise.
 FEW_DEAD_ACTORS = {"RAY_maximum_gcs_destroyed_actor_cached_count": "1000"}
 STOP_S = 60.0  # behind HAProxy Serve keeps the ingress reachable for 30 s
 KILL_S = 5.0
