@@ -50,6 +50,7 @@ from ingress.request_id import request_id
 from ingress.responses import Responses, Watch
 from ingress.shown import Shown
 from ingress.states import State, States
+from ingress.versions import versioned
 
 VERSION = version("llm-manager")
 MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not the pipe
@@ -280,9 +281,12 @@ def build(args: dict[str, Any]) -> Application:
     ingress = serve.deployment(Ingress).options(
         num_replicas=settings.ingress_replicas,
         max_replicas_per_node=settings.ingress_replicas_per_node,
+        # The next ones are up before the last ones go, if nodes may hold both.
+        max_surge_percent=0 if settings.ingress_replicas_per_node else 100,
         max_ongoing_requests=MAX_REQUESTS,
         ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": {**ONE_LOOP, **SERVERS_PRIORITY}}},
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
     )
-    return ingress.bind(settings.model_dump(mode="json"), deploying.replicas(settings), deploying.keeper(settings))
+    told = settings.model_dump(mode="json")
+    return versioned(ingress, told).bind(told, deploying.replicas(settings), deploying.keeper(settings))

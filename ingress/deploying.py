@@ -17,6 +17,7 @@ from deployments.model import ModelReplica
 from deployments.placement import HEAD, actor_options, needs
 from deployments.pool import PoolReplica
 from deployments.residency.decision import METRICS_INTERVAL_S
+from ingress.versions import versioned
 
 SLOTS = 4096  # on a replica, each shared by the requests of a moment; engines queue by themselves
 DRAIN_MARGIN_S = 10.0
@@ -26,6 +27,14 @@ KEEPER_STOP_S = 5.0
 # Ray's workers yield the CPU to all others (niceness 15), as is right for batches; engines that serve do not.
 SERVERS_PRIORITY = {"RAY_worker_niceness": "0"}
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+NOT_THE_REPLICAS = {field.name for field in fields(residency.Model)} | {
+    "affinity",
+    "auto_load",
+    "cache",
+    "max_queued_requests",
+    "placements",
+}
+"""Settings of a model that its replicas do not read: they stay when these change."""
 
 
 def replicas(settings: Settings) -> dict[str, Application]:
@@ -48,7 +57,8 @@ def keeper(settings: Settings) -> Application:
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
         health_check_period_s=2,
     )
-    return deployment.bind(settings.model_dump(mode="json"))
+    told = settings.model_dump(mode="json")
+    return versioned(deployment, told).bind(told)
 
 
 def deployments_of(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -85,8 +95,10 @@ def _of_model(model: ModelConfig, rank: int, variant: Variant, settings: Setting
     )
     if model.affinity == "session":
         options["request_router_config"] = RequestRouterConfig(request_router_class=SESSION_ROUTER)
+    made_of = model.model_dump(mode="json", exclude=NOT_THE_REPLICAS), variant.model_dump(mode="json")
+    rest = str(settings.cache_dir), settings.load_wait_s
     deployment = serve.deployment(ModelReplica).options(name=variant.deployment_name, **options)
-    return deployment.bind(model.model_dump(mode="json"), rank, str(settings.cache_dir), settings.load_wait_s)
+    return versioned(deployment, *made_of, *rest).bind(model.model_dump(mode="json"), rank, *rest)
 
 
 def _of_pool(pool: PoolConfig, settings: Settings) -> Application:
@@ -112,13 +124,14 @@ def _of_pool(pool: PoolConfig, settings: Settings) -> Application:
             "placement": {"model": pool.deployment_name, "rank": 0, "needs": needs(placement)},
         },
     )
-    deployment = serve.deployment(PoolReplica).options(name=pool.deployment_name, **options)
-    return deployment.bind(
+    made_of = (
         pool.model_dump(mode="json"),
         [model.model_dump(mode="json") for model in models],
         str(settings.cache_dir),
         settings.load_wait_s,
     )
+    deployment = serve.deployment(PoolReplica).options(name=pool.deployment_name, **options)
+    return versioned(deployment, *made_of).bind(*made_of)
 
 
 def _memory_mb(placement: Placement, configured: float | None) -> float | None:
@@ -137,8 +150,8 @@ def _options(
     actor["runtime_env"] = {**env, "env_vars": {**SERVERS_PRIORITY, **warmed, **env.get("env_vars", {})}}
     options: dict[str, Any] = {
         "autoscaling_config": {
-            # The application's policy alone decides, from the first replica on.
-            "initial_replicas": 0,
+            # The application's policy alone decides, from the first replica on. (With `initial_replicas` Serve would
+            # begin anew with each change of the settings.)
             "min_replicas": 0,
             "max_replicas": policy["model"]["max_replicas"],
             "target_ongoing_requests": policy["model"]["target_ongoing_requests"],

@@ -16,15 +16,17 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from deployments.errors import ApiError, Capacity, EngineFailed, ModelLoadFailed, ModelLoading
+from deployments.errors import ApiError, Capacity, EngineFailed, ModelLoadFailed, ModelLoading, ModelNotFound
 from deployments.residency.decision import BACK_OFF_S
 from deployments.server import MEMBER_HEADER, SECRET_HEADER
+from ingress import handles as serves
 from ingress.states import STOPPED, ModelState, State, States
 
 LEASE_S = 0.25
 LOOPBACK = "127.0.0.1"
 LOOK_S = 0.5  # between looks at the state of a model that is waited for
 RETRY_S = 0.1
+REST_S = 30.0  # without any request, after which Serve's handles are closed
 RETRY_AFTER_S = round(BACK_OFF_S)
 
 logger = logging.getLogger("ray.serve.llm_manager")
@@ -116,12 +118,15 @@ class Route:
         self._current: dict[str, Lease] = {}  # by session
         self._opening: dict[str, _Opening] = {}
         self._held: dict[Lease, str] = {}  # at which deployment
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
+        self._calls = 0
+        self._resting: asyncio.TimerHandle | None = None
 
     async def acquire(self, wait_s: float, session: str = "") -> Lease:
         """A lease on a replica of the model, which is loaded if need be; of one session all on the same replica.
 
-        Raises: ModelLoadFailed with the engine's reason; ModelLoading or Capacity after `wait_s` seconds.
+        Raises: ModelLoadFailed with the engine's reason; ModelLoading or Capacity after `wait_s` seconds; ModelNotFound
+        if newer settings have it no more.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -164,6 +169,7 @@ class Route:
                 task.cancel()  # nobody waits any more: Serve must not go on counting a request
                 if self._opening.get(session) is opening:
                     del self._opening[session]
+                    self._rest_later()
         if task.cancelled():
             raise RuntimeError("Serve cancelled the call")
         task.result()
@@ -171,6 +177,8 @@ class Route:
     async def _raise_reason(self, *, timed_out: bool) -> None:
         """Raises what there is to say about a model that is not up yet."""
         now = await self._look()
+        if now.gone:
+            raise ModelNotFound(f"The model {self._name!r} does not exist any more.", param="model")
         if now.state is State.FAILED and now.backing_off:
             raise load_failed(self._name, now)
         if now.refused:
@@ -218,6 +226,7 @@ class Route:
     async def _call(self, method: str) -> None:
         await self._look()
         handle = self._asking(self._handles[self._deployment])
+        self._calls += 1
         try:
             await getattr(handle, method).remote(self._member)
         except Exception as error:
@@ -225,6 +234,9 @@ class Route:
             if isinstance(cause, ApiError):
                 raise cause from None
             raise EngineFailed(f"The replica of the model {self._name!r} failed: {cause!r}") from error
+        finally:
+            self._calls -= 1
+            self._rest_later()
 
     def _expire(self, session: str, lease: Lease) -> None:
         lease.end()
@@ -235,9 +247,25 @@ class Route:
     def _close_if_done(self, lease: Lease) -> None:
         if lease.done and lease in self._held:
             del self._held[lease]
-            task = _detached(lease.give_back())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._keep(_detached(lease.give_back()))
+            self._rest_later()
+
+    def _rest_later(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+        loop = asyncio.get_running_loop()
+        self._resting = loop.call_later(REST_S, self._rest, context=contextvars.Context())
+
+    def _rest(self) -> None:
+        if self._held or self._opening or self._calls or self._closing:
+            return  # its end asks again
+        for handle in self._handles.values():
+            if (closed := serves.close(handle)) is not None:
+                self._keep(closed)
+
+    def _keep(self, work: asyncio.Future[None]) -> None:
+        self._closing.add(work)
+        work.add_done_callback(self._closing.discard)
 
 
 def _detached(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

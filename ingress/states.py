@@ -53,8 +53,9 @@ class Loading:
 class ModelState:
     """deployment: the placement that serves it or will, as far as that is decided, and placements: why not the others.
     reason: the policy's, for its being up or down. has_place: whether it is up or was started. refused: whether
-    there will be no room for it. backing_off: whether a failed model is not tried again yet. nodes: addresses of those
-    where it has processes. pinned: what an operator said, None if nothing. Times are seconds since 1970."""
+    there will be no room for it. backing_off: whether a failed model is not tried again yet. gone: whether newer
+    settings have it no more. nodes: addresses of those where it has processes. pinned: what an operator said, None if
+    nothing. Times are seconds since 1970."""
 
     state: State
     failure_reason: str | None = None
@@ -64,6 +65,7 @@ class ModelState:
     has_place: bool = False
     refused: bool = False
     backing_off: bool = False
+    gone: bool = False
     replicas: int = 0
     pending: int = 0
     running: int = 0
@@ -270,7 +272,9 @@ def read(app_name: str, board: Board, variants: Mapping[str, Sequence[str]]) -> 
     for name, own in variants.items():
         row = table.row(name)
         placed = together({v: seen[v] for v in own if v in seen}, row.deployment or name)
-        states[name] = state_of(placed, row, tuple(reports.get(name, ())), now)
+        state = state_of(placed, row, tuple(reports.get(name, ())), now)
+        # While Serve builds an application anew it names none of its deployments.
+        states[name] = replace(state, gone=bool(seen) and seen.keys().isdisjoint(own))
     members = {name: _members(own) for name, own in reports.items()}
     return Reading(states, table.cap or None, members)
 

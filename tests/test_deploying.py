@@ -181,7 +181,7 @@ def test_what_an_earlier_server_measured_is_passed_on(tmp_path: Path) -> None:
 def test_policy_alone_decides_from_the_first_replica_on() -> None:
     scaling = deployments(settings({"name": "a", "min_replicas": 1, "max_replicas": 3}))["a"]
     scaling = scaling._deployment_config.autoscaling_config
-    assert (scaling.initial_replicas, scaling.min_replicas, scaling.max_replicas) == (0, 0, 3)
+    assert (scaling.initial_replicas, scaling.min_replicas, scaling.max_replicas) == (None, 0, 3)
     assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (0, 0)
 
 

@@ -52,6 +52,11 @@ class Handle:
         self.calls: list[tuple[str, dict[str, str]]] = []  # each with its options
         self._options: dict[str, str] = {}
         self._changed = asyncio.Condition()
+        self._router: Handle | None = self  # open from the first use on, and there is no test before that
+
+    def shutdown(self) -> asyncio.Future[None]:
+        """Of its router."""
+        return asyncio.ensure_future(self.happens("shutdown"))
 
     @property
     def wake(self) -> SimpleNamespace:
@@ -382,6 +387,40 @@ async def test_model_that_will_never_have_room_is_answered_at_once_with_the_figu
     assert "'org/m'" in errors[0].message
     assert "it needs 9,000 MB of memory, and the limit is 8,000 MB." in errors[0].message
     assert errors[0].retry_after_s == RETRY_AFTER_S
+
+
+async def test_handle_is_closed_once_nobody_has_needed_it_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "REST_S", 0.01)
+    monkeypatch.setattr(leases, "LEASE_S", 0.01)
+    handle = Handle()
+    r = route(handle)
+    async with asyncio.timeout(10):
+        r.release(await r.acquire(LONG))
+        await handle.reaches("shutdown", 1)
+        assert handle._router is None
+        r.release(await r.acquire(LONG))
+        assert handle.counts["wake"] == 2
+
+
+async def test_handle_stays_open_while_it_is_needed() -> None:
+    handle = Handle()
+    r = route(handle)
+    handle.gate.clear()
+    loading = asyncio.create_task(r.acquire(LONG))
+    await handle.reaches("wake", 1)
+    r._rest()
+    assert handle._router is not None, "a model loads"
+    handle.gate.set()
+    await loading
+    r._rest()
+    assert handle._router is not None, "a request is under way"
+
+
+async def test_model_that_newer_settings_have_no_more_is_answered_at_once() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    with pytest.raises(ModelNotFound, match="'org/m' does not exist any more"):
+        await asyncio.wait_for(route(handle, state=ModelState(State.STOPPED, gone=True)).acquire(LONG), 10)
 
 
 async def test_states_that_cannot_be_read_end_no_wait_before_its_time() -> None:

@@ -486,6 +486,15 @@ def test_model_is_pinned_as_an_operator_said(deployed: dict[str, Any]) -> None:
     assert (known.of("a").pinned, known.of("b").pinned) == (False, None)
 
 
+def test_model_is_gone_that_an_application_with_other_deployments_has_no_more(deployed: dict[str, Any]) -> None:
+    known = {"a": ("a", "a~1"), "b": ("b",)}
+    board = Board("app", Memory())
+    assert not read("app", board, known).of("b").gone, "Serve builds the application anew"
+    deployed["a~1"] = overview({})
+    reading = read("app", board, known)
+    assert (reading.of("a").gone, reading.of("b").gone) == (False, True)
+
+
 def test_members_are_read_from_the_reports_of_all_replicas(deployed: dict[str, Any]) -> None:
     board = Board("app", Memory())
     for replica, members in {"r1": {"a": shown("up"), "b": shown("leaving")}, "r2": {"a": shown("up")}}.items():

@@ -82,6 +82,11 @@ class Demand:
     def wanted(self) -> bool:
         return self.queued > 0 or self.unfinished > 0 or self.asked == "up"
 
+    @property
+    def rests(self) -> bool:
+        """Down, with nothing left of it and nobody who asks."""
+        return not (self.replicas or self.processes or self.leaving or self.asked or self.wanted)
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Container, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from deployments.residency.board import Report, Row, Table
 from deployments.residency.decision import decide, idle_limit_s
 from deployments.residency.demand import Decision, Demand, Model
 from deployments.residency.room import Node
-from deployments.residency.variants import Choice, Group, Placer, grouped
+from deployments.residency.variants import Choice, Group, Known, Placer
 from deployments.residency.watch import Seen, Watch
 from deployments.residency.wishes import Wishes
 
@@ -76,6 +76,9 @@ class ResidencyPolicy:
         self._limit = memory_limit
         self._low_water, self._high_water = memory_low_water, memory_high_water
         self._watch: Watch | None = None
+        self._known = Known()
+        self._placer: Placer | None = None
+        self._resting: set[str] = set()
         self._rows: dict[str, Row] = {}
         self._short: set[str] = set()  # nodes that fell under the low-water mark
         self._quiet_until: float | None = None
@@ -96,17 +99,21 @@ class ResidencyPolicy:
             return {}, {}
 
     def _decide(self, contexts: Mapping[Hashable, Any], now: float) -> dict[Hashable, int]:
-        groups = grouped(contexts)
-        if not groups:
+        if self._known.read(contexts):
+            self._resting.clear()
+            for name in self._rows.keys() - self._known.models.keys():
+                del self._rows[name]
+        if not self._known.models:
             return {}
-        seen = self._look(next(iter(groups.values())).variants[0].context.app_name, now)
+        seen = self._look(next(iter(contexts.values())).app_name, now)
         if seen is None:
             return {}
-        for name in set(self._rows) - set(groups):
-            del self._rows[name]
-        news, placer = _News(seen, now, groups), Placer(seen.resources)
-        groups = {name: self._pinned(group, news) for name, group in groups.items()}
-        choices = {name: placer.choose(group, self._row(name).deployment) for name, group in groups.items()}
+        if self._placer is None or seen.resources != self._placer.nodes:
+            self._placer = Placer(seen.resources)
+            self._resting.clear()
+        news = _News(seen, now, self._known.models)
+        groups = {name: self._pinned(group, news) for name, group in self._awake(contexts, news).items()}
+        choices = {name: self._placer.choose(group, self._row(name).deployment) for name, group in groups.items()}
         models = {name: group.model for name, group in groups.items()}
         demand = {name: self._demand(choice, news) for name, choice in choices.items()}
         nodes = self._nodes(news)
@@ -123,11 +130,8 @@ class ResidencyPolicy:
                 if self._told.get(variant.key) != replicas:  # Serve does not do everything at once
                     logger.info(f"Model {variant.name}: {variant.replicas} -> {replicas} ({decision.reason}).")
         self._told = changes
-        assert self._watch is not None
-        table = Table(self._watch.life, self._cap, self._rows)
-        waiting = any(row.waiting or row.wish or demand[name].leaving for name, row in self._rows.items())
-        unborn = frozenset(name for name, since in self._unborn.items() if now - since >= GIVE_UP_S)
-        self._watch.publish(table, news.wishes.done, news.heard, unborn, changing=waiting or bool(changes))
+        if groups or news.wishes.done:
+            self._publish(news, demand, changing=bool(changes))
         return changes
 
     def _pinned(self, group: Group, news: _News) -> Group:
@@ -135,6 +139,26 @@ class ResidencyPolicy:
         row = self._row(group.name)
         news.wishes.pin(group.name, row)
         return group if row.pinned is None else replace(group, model=replace(group.model, pinned=row.pinned))
+
+    def _awake(self, contexts: Mapping[Hashable, Any], news: _News) -> dict[str, Group]:
+        """The models that a decision is about: all but those that were at rest the last time, and of which there is
+        nothing new. What one that is down and wanted by nobody is told of has no part in any decision."""
+        stirred = {*news.seen.reports, *news.wishes.models, *self._known.owners(news.seen.processes)}
+        self._resting = {
+            name for name in self._resting if name not in stirred and not self._known.wanted(name, contexts)
+        }
+        return {name: self._known.group(name, contexts) for name in self._known.models if name not in self._resting}
+
+    def _publish(self, news: _News, demand: Mapping[str, Demand], *, changing: bool) -> None:
+        assert self._watch is not None
+        for name, seen in demand.items():
+            row = self._rows[name]
+            if seen.rests and not row.replicas and row.waiting_since is None:
+                self._resting.add(name)
+            changing = changing or row.waiting or row.wish is not None or seen.leaving
+        table = Table(self._watch.life, self._cap, self._rows)
+        unborn = frozenset(name for name, since in self._unborn.items() if news.now - since >= GIVE_UP_S)
+        self._watch.publish(table, news.wishes.done, news.heard, unborn, changing=changing)
 
     def _row(self, name: str) -> Row:
         if name not in self._rows:
@@ -308,12 +332,12 @@ class ResidencyPolicy:
 class _News:
     """What one call of the policy is told, and what it has to say."""
 
-    def __init__(self, seen: Seen, now: float, groups: Mapping[str, Group]) -> None:
+    def __init__(self, seen: Seen, now: float, models: Container[str]) -> None:
         self.seen = seen
         self.now = now
         self.memory: dict[str, memory.Memory] = {}
         self.promised: dict[str, float] = {}
-        self.wishes = Wishes(seen.wishes, groups, now)
+        self.wishes = Wishes(seen.wishes, models, now)
         self.heard = [report for reports in seen.reports.values() for report in reports if report.failure]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,29 +106,78 @@ class Choice:
         return {variant: replicas for variant, replicas in wanted.items() if replicas != variant.replicas}
 
 
+@dataclass(frozen=True)
+class _Member:
+    """What a deployment's configuration says of it: all of a Variant but its context."""
+
+    key: Hashable
+    name: str
+    rank: int
+    needs: Sequence[Bundle]
+    sizes: Sizes
+
+
+class Known:
+    """The models of Serve's contexts, as they are configured: read when that changes, not ten times a second.
+
+    models: what is configured of each, by the name of its first placement's deployment.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[str, Model] = {}
+        self._members: dict[str, list[_Member]] = {}
+        self._owners: dict[str, str] = {}
+        self._configs: dict[Hashable, Any] = {}
+
+    def read(self, contexts: Mapping[Hashable, Any]) -> bool:
+        """Whether anything is other than the last time. Raises TypeError, KeyError or ValueError where Serve's kwargs
+        are not as agreed."""
+        known = self._configs
+        if len(contexts) == len(known) and all(known.get(key) is context.config for key, context in contexts.items()):
+            return False
+        models: dict[str, dict[int, Mapping[str, Any]]] = {}
+        members: dict[str, list[_Member]] = {}
+        for key, context in contexts.items():
+            kwargs = context.config.policy.policy_kwargs
+            if not kwargs:
+                continue
+            name = context.deployment_name
+            placement = kwargs.get("placement") or {"model": name, "rank": 0, "needs": []}
+            member = _Member(key, name, placement["rank"], placement["needs"], Sizes(**kwargs["sizes"]))
+            members.setdefault(placement["model"], []).append(member)
+            models.setdefault(placement["model"], {})[member.rank] = kwargs["model"]
+        self.models = {name: Model(**ranks[min(ranks)]) for name, ranks in models.items()}
+        self._members = {name: sorted(own, key=lambda member: member.rank) for name, own in members.items()}
+        self._owners = {member.name: name for name, own in members.items() for member in own}
+        self._configs = {key: context.config for key, context in contexts.items()}
+        return True
+
+    def group(self, name: str, contexts: Mapping[Hashable, Any]) -> Group:
+        variants = [Variant(m.name, m.key, contexts[m.key], m.rank, m.needs, m.sizes) for m in self._members[name]]
+        return Group(name, self.models[name], variants)
+
+    def wanted(self, name: str, contexts: Mapping[Hashable, Any]) -> bool:
+        """Whether it has replicas, or anybody waits for one."""
+        own = (contexts[member.key] for member in self._members[name])
+        return any(context.target_num_replicas or context.total_queued_requests for context in own)
+
+    def owners(self, deployments: Iterable[str]) -> set[str]:
+        """The models whose deployments these are."""
+        return {self._owners[name] for name in deployments if name in self._owners}
+
+
 def grouped(contexts: Mapping[Hashable, Any]) -> dict[str, Group]:
-    """The models of Serve's contexts. Raises TypeError, KeyError or ValueError where its kwargs are not as agreed."""
-    found: dict[str, list[Variant]] = {}
-    for key, context in contexts.items():
-        kwargs = context.config.policy.policy_kwargs
-        if not kwargs:
-            continue
-        name = context.deployment_name
-        placement = kwargs.get("placement") or {"model": name, "rank": 0, "needs": []}
-        variant = Variant(name, key, context, placement["rank"], placement["needs"], Sizes(**kwargs["sizes"]))
-        found.setdefault(placement["model"], []).append(variant)
-    groups = {}
-    for name, variants in found.items():
-        variants.sort(key=lambda variant: variant.rank)
-        groups[name] = Group(name, Model(**variants[0].context.config.policy.policy_kwargs["model"]), variants)
-    return groups
+    """All models of Serve's contexts. Raises what `Known.read` raises."""
+    known = Known()
+    known.read(contexts)
+    return {name: known.group(name, contexts) for name in known.models}
 
 
 class Placer:
     """Chooses among variants on nodes with these resources; without any, nothing is known of the cluster."""
 
     def __init__(self, nodes: Mapping[str, Bundle]) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
         self._known: dict[tuple[frozenset[tuple[str, float]], ...], tuple[str, tuple[str, ...]]] = {}
 
     def choose(self, group: Group, before: str) -> Choice:
@@ -151,11 +200,11 @@ class Placer:
 
     def _known_of(self, needs: Sequence[Bundle]) -> tuple[str, tuple[str, ...]]:
         """What the nodes lack for it, and those that can hold it."""
-        if not needs or not self._nodes:
+        if not needs or not self.nodes:
             return "", ()
         key = tuple(frozenset(bundle.items()) for bundle in needs)
         if key not in self._known:
-            self._known[key] = lacking(needs, self._nodes.values()), hosts(needs, self._nodes)
+            self._known[key] = lacking(needs, self.nodes.values()), hosts(needs, self.nodes)
         return self._known[key]
 
 

@@ -77,6 +77,7 @@ class Watch:
         self._here = ""
         self._resources: Mapping[str, Resources] = {}
         self._table: Table | None = None
+        self._told: Table | None = None
         self._published = b""
         self._done: list[str] = []
         self._heard: list[Report] = []
@@ -161,10 +162,12 @@ class Watch:
         table, done, heard = self._table, self._done[:], self._heard[:]
         if table is None:
             return
-        encoded = encode(table)
-        if encoded != self._published:
-            self._board.publish(encoded)
-            self._published = encoded
+        if table is not self._told:
+            encoded = encode(table)
+            if encoded != self._published:
+                self._board.publish(encoded)
+                self._published = encoded
+            self._told = table
         self._board.fulfil(done)
         del self._done[: len(done)]
         for report in heard:

@@ -35,6 +35,11 @@ class Wishes:
             row.pinned = wishes[-1].kind == "pin"
             self._answer(row, wishes)
 
+    @property
+    def models(self) -> Iterable[str]:
+        """Those that anything is wished of."""
+        return self._of.keys() | self._pins.keys()
+
     def asked(self, name: str, model: Model, row: Row, *, leaving: bool, failed: bool) -> Asked:
         """Answers what is done, and says what is not. leaving: whether a process of a model that is down may still be
         there. failed: whether it was started and has none."""

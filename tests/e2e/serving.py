@@ -81,13 +81,16 @@ class Serving:
         env: dict[str, str] | None = None,
         host: str = "127.0.0.1",
         at_first: int | None = None,
+        proxies: str = "EveryNode",
     ) -> None:
-        """at_first: how many of the applications are there from the start; default all."""
+        """at_first: how many of the applications are there from the start; default all. proxies: Serve's
+        proxy_location."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         for one in applications:
             one["args"].setdefault("data_dir", str(folder / "data"))
         self._host = host
+        self._proxies = proxies
         self._applications = applications
         self._deployed = {one["name"] for one in applications[:at_first]}
         self.log = folder / "serve.log"
@@ -116,15 +119,25 @@ class Serving:
         something as long as it is there."""
         wanted = {self._applications[0]["name"], *names}
         gone, self._deployed = self._deployed - wanted, wanted
+        self._serve_deploy()
+        for name in gone:
+            wait_for(f"{name} has gone", lambda n=name: not self.named(f"ray::ServeReplica:{n}:"), 60)  # type: ignore[misc]
+        self.wait_ready()
+
+    def change(self, name: str, models: list[dict[str, Any]]) -> None:
+        """Gives an application these models, by `serve deploy`, and waits for nothing."""
+        for one in self._applications:
+            if one["name"] == name:
+                one["args"]["models"] = models
+        self._serve_deploy()
+
+    def _serve_deploy(self) -> None:
         self._write()
         serve = Path(sys.executable).with_name("serve")
         (address,) = wait_for("the dashboard's address", lambda: _DASHBOARD.findall(self.log.read_text()), 30)
         env = {**self._env, "RAY_AUTH_MODE": "token"}
         command: list[str | Path] = [serve, "deploy", "--address", f"http://{address}", self.config]
         subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
-        for name in gone:
-            wait_for(f"{name} has gone", lambda n=name: not self.named(f"ray::ServeReplica:{n}:"), 60)  # type: ignore[misc]
-        self.wait_ready()
 
     def wait_ready(self, deadline_s: float = 120) -> None:
         for one in self._applications:
@@ -135,7 +148,8 @@ class Serving:
     def _write(self) -> None:
         http = {"host": self._host, "port": self.port}
         applications = [one for one in self._applications if one["name"] in self._deployed]
-        self.config.write_text(yaml.safe_dump({"http_options": http, "applications": applications}))
+        said = {"proxy_location": self._proxies, "http_options": http, "applications": applications}
+        self.config.write_text(yaml.safe_dump(said))
 
     def _answers(self, prefix: str) -> bool:
         assert self._child.poll() is None, self.log.read_text()[-4000:]

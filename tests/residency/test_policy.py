@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from deployments.residency import ResidencyPolicy
+from deployments.residency import Decision, Model, ResidencyPolicy
+from deployments.residency import policy as module
 from deployments.residency.board import Report, Row, Table
-from deployments.residency.decision import BACK_OFF_S
+from deployments.residency.decision import BACK_OFF_S, decide
 from deployments.residency.policy import (
     NO_PROCESS_S,
     RESTART_S,
 )
-from tests.residency.world import HERE, NOW, Deployment, World, context, server_of, server_with_one
+from tests.residency.world import HERE, NOW, Deployment, World, context, placed, server_of, server_with_one
 
 # What Serve says, and is told ----------------------------------------------------------------------------------------
 
@@ -232,6 +235,56 @@ def test_model_that_is_removed_is_forgotten(world: World) -> None:
     world.ask(policy, context("b"))
     assert set(world.told.table.rows) <= {"b"}
     assert world.ask(policy, context("b", queued=1)) == {"b": 1}
+
+
+def test_models_at_rest_cost_a_decision_nothing_until_something_of_them_changes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+
+    def noting(models: Mapping[str, Model], *args: Any, **more: Any) -> dict[str, Decision]:
+        asked.append(set(models))
+        return decide(models, *args, **more)
+
+    monkeypatch.setattr(module, "decide", noting)
+    server = server_of(world, a=Deployment(), b=Deployment(), stays=Deployment({"min_replicas": 1}))
+    server.step()
+    server.up("stays")
+    server.step()
+    assert asked[0] == {"a", "b", "stays"}
+    assert asked[-1] == {"stays"}
+
+    server.models["a"].queued = 1
+    server.step()
+    assert asked[-1] == {"a", "stays"}
+    server.up("a")
+    assert asked[-1] == {"a", "stays"}
+
+    world.wish("b", "start")
+    server.step()
+    assert asked[-1] == {"a", "b", "stays"}
+    assert server.models["b"].target == 1
+
+
+def test_model_at_rest_is_told_anew_where_it_could_run_when_nodes_change(world: World) -> None:
+    gpu = Deployment(placement=placed("a", 0, {"GPU": 1.0}))
+    world.resources = {"n": {"CPU": 1.0}}
+    server = server_of(world, a=gpu)
+    server.step()
+    server.step()
+    assert world.row("a").placements == {"a": "no node has GPU: 1"}
+    world.resources = {"n": {"CPU": 1.0}, "m": {"GPU": 1.0}}
+    server.step()
+    assert world.row("a").placements == {}
+
+
+def test_nothing_is_told_while_all_rest(world: World) -> None:
+    server = server_of(world, a=Deployment())
+    server.step()
+    table = world.told.table
+    server.step()
+    server.step()
+    assert world.told.table is table
 
 
 def test_table_tells_the_life_and_the_cap(world: World) -> None:

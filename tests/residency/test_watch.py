@@ -233,6 +233,7 @@ def test_table_is_published_only_when_it_changed(board: Board, store: Memory) ->
         watch.look()
     assert store.journal == ["put app/table"]
     rows["a"].replicas = 0
+    watch.publish(Table("controller 1", 3, rows), [], [], frozenset(), changing=False)
     watch.look()
     watch.look()
     assert store.journal == ["put app/table"] * 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,11 +153,17 @@ def context(
         app_name="app",
         deployment_name=name,
         current_num_replicas=replicas if up is None else up,
-        config=SimpleNamespace(policy=SimpleNamespace(policy_kwargs=own if kwargs is None else kwargs)),
+        config=_config(json.dumps(own if kwargs is None else kwargs)),
         total_queued_requests=queued,
         target_num_replicas=replicas,
         raw_metrics=series or None,
     )
+
+
+@cache
+def _config(kwargs: str) -> SimpleNamespace:
+    """Serve's autoscaling_config, the same object as long as it is the same."""
+    return SimpleNamespace(policy=SimpleNamespace(policy_kwargs=json.loads(kwargs)))
 
 
 @dataclass(frozen=True)
