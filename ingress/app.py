@@ -29,7 +29,7 @@ from ingress.auth import Access, Door
 from ingress.cache import Cache
 from ingress.catalog import Entry, card
 from ingress.console import console
-from ingress.deploying import DRAIN_LOOK_S, DRAIN_MARGIN_S, SERVERS_PRIORITY
+from ingress.deploying import DRAIN_LOOK_S, DRAIN_MARGIN_S, HEALTH, SERVERS_PRIORITY
 from ingress.devices import Devices, Nodes, RayCluster
 from ingress.endpoints import Endpoint
 from ingress.figures import Figures
@@ -287,6 +287,7 @@ def build(args: dict[str, Any]) -> Application:
         ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": {**ONE_LOOP, **SERVERS_PRIORITY}}},
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
+        **HEALTH,
     )
     told = settings.model_dump(mode="json")
     return versioned(ingress, told).bind(told, deploying.replicas(settings), deploying.keeper(settings))

@@ -24,6 +24,8 @@ DRAIN_MARGIN_S = 10.0
 DRAIN_LOOK_S = 0.05
 SPREAD = 8  # leases that make up a replica's share of requests, so that several replicas get even shares
 KEEPER_STOP_S = 5.0
+# Serve ends a process that has not answered three times: one that hangs, after half a minute.
+HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 10}
 # Ray's workers yield the CPU to all others (niceness 15), as is right for batches; engines that serve do not.
 SERVERS_PRIORITY = {"RAY_worker_niceness": "0"}
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -55,7 +57,7 @@ def keeper(settings: Settings) -> Application:
         max_ongoing_requests=SLOTS,
         graceful_shutdown_timeout_s=KEEPER_STOP_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
-        health_check_period_s=2,
+        **HEALTH,
     )
     told = settings.model_dump(mode="json")
     return versioned(deployment, told).bind(told)
@@ -165,8 +167,7 @@ def _options(
         "max_ongoing_requests": SLOTS,
         "graceful_shutdown_timeout_s": settings.request_timeout_s + DRAIN_MARGIN_S,
         "graceful_shutdown_wait_loop_s": DRAIN_LOOK_S,
-        "health_check_period_s": 2,
-        "health_check_timeout_s": 30,
+        **HEALTH,
         "max_constructor_retry_count": 1,
     }
     if placement.placement_group_bundles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -46,6 +47,13 @@ def shaped(body: dict[str, Any], path: str) -> dict[str, Any]:
 def as_event(body: dict[str, Any], path: str) -> dict[str, Any]:
     """As `shaped`, for the middle of a stream: those of `/api/` name the type of each event."""
     return {"type": "error", **shaped(body, path)} if path.startswith("/api/") else shaped(body, path)
+
+
+def error_event(error: ApiError, path: str, tail: bytes) -> bytes:
+    """What ends a stream that has begun. tail: its last two bytes: its last event may be torn."""
+    gap = b"" if tail == b"\n\n" else b"\n\n"
+    name = b"event: error\n" if is_anthropics(path) else b""
+    return gap + name + b"data: " + json.dumps(as_event(error.body(), path)).encode() + b"\n\n"
 
 
 def is_anthropics(path: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -20,7 +19,7 @@ from deployments.errors import RETRY_HEADER, ApiError, EngineFailed, UpstreamTim
 from deployments.hangup import ClientGone, unless_gone
 from deployments.server import KEEP_ALIVE_HEADER
 from ingress import upstream_errors
-from ingress.errors import GONE, as_event, is_anthropics, status_of
+from ingress.errors import GONE, error_event, status_of
 from ingress.leases import Route
 from ingress.onlooker import Onlooker, Replica, cancellable
 
@@ -303,10 +302,7 @@ class _Started:
 
     async def fail(self, error: ApiError) -> None:
         """Ends a stream that has begun: an error event and no [DONE]."""
-        gap = b"" if self._tail == b"\n\n" else b"\n\n"  # the last event may be torn
-        name = b"event: error\n" if is_anthropics(self._path) else b""
-        data = json.dumps(as_event(error.body(), self._path)).encode()
-        await self.body(gap + name + b"data: " + data + b"\n\n", more=False)
+        await self.body(error_event(error, self._path, self._tail), more=False)
 
 
 class _Forwarded(Response):

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 import psutil
 import yaml
 
-from deployments import config, warm
+from deployments import config
 from deployments import keys as clients
 from deployments.config import ConfigError, Settings
+from deployments.environment import SERVING
 from deployments.residency import ResidencyPolicy
 from ingress.local import check_exposure
 
@@ -37,8 +38,6 @@ IMPORT_PATH = "ingress.app:build"
 POLICY = "deployments.residency:ResidencyPolicy"
 MISTAKEN = (OSError, ValueError, yaml.YAMLError)
 """What is raised of a configuration that cannot be served; its text has a line for each mistake."""
-# Each swap leaves a dead actor or two, and Ray's control service remembers 100,000 of them, unless told otherwise.
-FEW_DEAD_ACTORS = {"RAY_maximum_gcs_destroyed_actor_cached_count": "1000"}
 STOP_S = 60.0  # behind HAProxy Serve keeps the ingress reachable for 30 s
 KILL_S = 5.0
 LOOK_S = 0.5
@@ -149,7 +148,7 @@ def run(path: Path, settings: Settings, url: str) -> int:
     """Runs Serve until it ends or a signal comes. Returns the exit status."""
     # A session of its own: Ctrl-C reaches it once, from here, and not each of Ray's processes at a time of its own.
     serve = Path(sys.executable).with_name("serve")
-    env = {warm.SOFT_LIMIT: warm.WORKERS, **FEW_DEAD_ACTORS, **os.environ}
+    env = {**SERVING, **os.environ}
     own_key = secrets.token_urlsafe(32) if settings.keys else ""  # of this run, to see how the models are
     if own_key:
         env[clients.ENVIRONMENT] = ",".join([*filter(None, [env.get(clients.ENVIRONMENT)]), own_key])

@@ -43,6 +43,7 @@ class Outbox:
         self._new: list[Record] = []
         self._waiting: deque[Record] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._away = False  # the keeper, when it was asked last
         self.lost = 0
 
     def add(self, record: Record) -> None:
@@ -93,7 +94,10 @@ class Outbox:
             await asyncio.sleep(PERIOD_S)
             try:
                 await self.send()
+                self._away = False
             except KeeperGone as error:
-                logger.warning(f"{len(self._waiting)} records of usage wait: {error.message}")
+                if not self._away:
+                    logger.warning(f"Records of usage wait: {error.message}")
+                self._away = True
             except Exception:
                 logger.exception("Records of usage could not be sent.")

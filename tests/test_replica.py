@@ -19,7 +19,7 @@ from deployments.engines.echo import EchoEngine
 from deployments.errors import EngineFailed, ModelNotFound
 from deployments.logs.shipper import Shipper
 from deployments.residency import policy
-from deployments.residency.board import Board, Report
+from deployments.residency.board import Board, Report, Row, Table, encode
 from deployments.server import KEEP_ALIVE_HEADER, MEMBER_HEADER, SECRET_HEADER, Guard
 from deployments.shelf import Shelf
 from tests.residency.store import Memory
@@ -57,6 +57,7 @@ class Echo(Replica):
         self.ill: EngineFailed | None = None
         self.unloads = 0
         self.kept: list[float] = []
+        self.ended = False
 
     async def _load(self) -> None:
         await self._say("loading")
@@ -76,6 +77,9 @@ class Echo(Replica):
 
     def _keep_sizes(self, load_s: float) -> None:
         self.kept.append(load_s)
+
+    def _end(self) -> None:
+        self.ended = True
 
     @property
     def _context_length(self) -> int:
@@ -212,6 +216,52 @@ async def test_policy_is_told_of_unfinished_requests_memory_and_keep_alive(store
     assert stats[policy.NODE_TOTAL] >= stats[policy.NODE_FREE] > 0
     assert all(isinstance(value, float) for value in stats.values())
     await echo.stop()
+
+
+# Slots that nobody gives back -----------------------------------------------------------------------------------------
+
+
+def decided(store: Memory, replicas: int) -> None:
+    Board("app", store).publish(encode(Table(rows={"org--a": Row(replicas=replicas, reason="why")})))
+
+
+@pytest.fixture
+async def lonely(store: Memory, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Echo]:
+    """A replica that looks all the time whether it is to go."""
+    monkeypatch.setattr(replica, "LEAVE_S", 0.001)
+    echo = Echo(store)
+    await echo.start()
+    yield echo
+    await echo.stop()
+
+
+async def test_replica_that_is_to_go_and_has_nothing_to_do_ends_by_itself(store: Memory, lonely: Echo) -> None:
+    decided(store, 0)
+    await until(lambda: lonely.ended)
+    assert lonely.unloads == 1
+
+
+async def test_replica_that_is_wanted_or_of_which_nothing_is_known_stays(store: Memory, lonely: Echo) -> None:
+    looks = store.gets
+    await until(lambda: store.gets > looks + 10)
+    decided(store, 1)
+    looks = store.gets
+    await until(lambda: store.gets > looks + 10)
+    store.fails = True
+    looks = store.gets
+    await until(lambda: store.gets > looks + 10)
+    assert not lonely.ended
+
+
+async def test_replica_that_is_to_go_finishes_its_answers_first(store: Memory, lonely: Echo) -> None:
+    lonely._guard.unfinished = 1
+    decided(store, 0)
+    assert (await ask(lonely)).status_code == 200, "with a place in the loop's turns for each look"
+    looks = store.gets
+    await ask(lonely)
+    assert (lonely.ended, store.gets) == (False, looks), "it does not even ask"
+    lonely._guard.unfinished = 0
+    await until(lambda: lonely.ended)
 
 
 # Members -------------------------------------------------------------------------------------------------------------

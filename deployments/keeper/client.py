@@ -28,7 +28,7 @@ class KeeperClient:
         """Posts JSON and returns the JSON of the answer. A keeper that is away is asked again until `within_s` have
         gone by, so what is asked must bear to be done twice.
 
-        Raises: KeeperGone; KeeperRefused, with what the keeper says of the request.
+        Raises: KeeperGone, also where it cannot do it now; KeeperRefused, with what the keeper says of the request.
         """
         return json.loads(await self.fetch(path, data, within_s=within_s))
 
@@ -74,7 +74,8 @@ class KeeperClient:
             if answer.status == 401:  # another process has the port by now
                 raise OSError("the keeper is another one by now")
             if answer.status >= 400:
-                raise await _refusal(answer)
+                refusal = await _refusal(answer)
+                raise KeeperGone(str(refusal), retry_after_s=1) if answer.status == KeeperGone.status else refusal
             return await answer.read()
 
 

@@ -36,9 +36,14 @@ class Journal:
 
     @classmethod
     async def open(cls, path: Path, settings: LogSettings) -> Journal:
+        """Raises: as Store."""
         thread = ThreadPoolExecutor(1, "logs")
         loop = asyncio.get_running_loop()
-        store = await loop.run_in_executor(thread, Store, path, int(settings.max_mb * MB))
+        try:
+            store = await loop.run_in_executor(thread, Store, path, int(settings.max_mb * MB))
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
         journal = cls(store, thread, settings.max_days * DAY_S)
         journal.heard = dict.fromkeys(await journal._do(store.sources), time.monotonic())
         return journal

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from deployments import sse
-from deployments.errors import InvalidRequest
+from deployments.errors import InvalidRequest, KeeperGone
 from deployments.logs import tail
 from deployments.logs.batch import Source, decode
 from deployments.logs.collect import Collector, NodeGone
@@ -29,6 +30,7 @@ LOOK_S = 0.5
 SILENCE_S = 3.0
 """Seconds after which somebody goes and looks after a replica."""
 EXPIRE_S = 600.0
+OPEN_S = 5.0
 
 
 class LogsPart:
@@ -39,7 +41,7 @@ class LogsPart:
         self._collector = collector
         self._table = Table()
         self._collecting: dict[Source, asyncio.Task[None]] = {}
-        self._journal: Journal
+        self._opened: Journal | None = None
         self._work: asyncio.Task[None]
 
     @property
@@ -52,7 +54,7 @@ class LogsPart:
         ]
 
     async def start(self) -> None:
-        self._journal = await Journal.open(self._path, self._settings)
+        await self._open()
         self._work = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -60,7 +62,21 @@ class LogsPart:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await self._journal.close()
+        if self._opened is not None:
+            await self._opened.close()
+
+    @property
+    def _journal(self) -> Journal:
+        if self._opened is None:
+            raise KeeperGone("The disk does not take the models' logs.", retry_after_s=round(OPEN_S))
+        return self._opened
+
+    async def _open(self) -> None:
+        """The disk may be full: the other parts do without the logs."""
+        try:
+            self._opened = await Journal.open(self._path, self._settings)
+        except (OSError, sqlite3.Error) as error:
+            logger.error(f"The models' logs cannot be kept: {error!r}")
 
     # What others of the application ask for
 
@@ -90,6 +106,9 @@ class LogsPart:
 
     async def _run(self) -> None:
         expired = float("-inf")
+        while self._opened is None:
+            await asyncio.sleep(OPEN_S)
+            await self._open()
         while True:
             try:
                 now = time.monotonic()

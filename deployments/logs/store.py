@@ -11,6 +11,10 @@ from pathlib import Path
 from deployments.logs.batch import Batch, Source, Span
 
 TRIM_TO = 0.9  # of what a model may have, so that not every line costs a deletion
+_NO_ROOM = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY}
+)
+"""SQLite's words for a file that may be as it should be."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (model TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks (
@@ -59,15 +63,20 @@ class Taken:
 
 
 class Store:
-    """Blocks its caller, and belongs to one thread at a time."""
+    """Blocks its caller, and belongs to one thread at a time. What cannot be written is as if nobody had asked."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
-        """max_bytes: of each model."""
+        """max_bytes: of each model. A file that is of no use to anybody is put aside.
+
+        Raises: OSError, sqlite3.OperationalError, as long as the disk takes nothing.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._max_bytes = max_bytes
         try:
             self._db = _open(path)
-        except sqlite3.DatabaseError:  # it is of no use to anybody
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in _NO_ROOM:
+                raise
             path.replace(path.with_suffix(".broken"))
             for side in ("-wal", "-shm"):
                 with suppress(FileNotFoundError):
@@ -187,10 +196,11 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite may have rolled back by itself
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Container, Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from deployments import memory
+from deployments import clock, memory
 from deployments.residency import actor_classes, scaling
 from deployments.residency.board import Report, Row, Table
 from deployments.residency.decision import decide, idle_limit_s
@@ -92,7 +91,7 @@ class ResidencyPolicy:
         does not mention it.
         """
         try:
-            return self._decide(contexts, time.time()), {}
+            return self._decide(contexts, clock.time()), {}
         except Exception:
             # An exception here would stop the controller's loop for every application on the cluster.
             logger.exception("The residency decision failed; everything stays as it is.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from deployments import memory
+from deployments import clock, memory
 from deployments.residency.board import Board, Report, Row, Table, Wish, encode
 
 logger = logging.getLogger("ray.serve.llm_manager")
@@ -107,7 +107,7 @@ class Watch:
         self._hurry.wait(IDLE_LOOK_S - LOOK_S)
 
     def look(self) -> None:
-        now = time.time()
+        now = clock.time()
         if self.seen is None:
             self._take_over()
         # A replica that is not alive now, and has left a report before, is dead.

@@ -12,10 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from deployments.errors import KeeperGone
 from deployments.usage import ranges
 from deployments.usage.record import Record
 from deployments.usage.settings import UsageSettings
@@ -60,8 +62,11 @@ class UsagePart:
         """With the store, which is opened when it is first needed: a database may be away when the keeper starts."""
 
         def run() -> T:
-            self._store = self._store or Store(self._url, self._application)
-            return work(self._store)
+            try:
+                self._store = self._store or Store(self._url, self._application)
+                return work(self._store)
+            except OperationalError as error:  # its disk is full, or its server is away
+                raise KeeperGone(f"The database of usage does not answer: {error.orig!r}", retry_after_s=1) from None
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 

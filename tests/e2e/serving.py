@@ -21,6 +21,7 @@ import psutil
 import yaml
 
 from deployments import warm
+from deployments.environment import SERVING
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,8 +97,8 @@ class Serving:
         self.log = folder / "serve.log"
         self.config = folder / "serve_config.yaml"
         self._write()
-        warm_env = {warm.SOFT_LIMIT: warm.WORKERS}  # as `make serve` has it
-        self._env = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **warm_env, **(env or {})}
+        as_served = {**SERVING, **(env or {})}  # as `make serve` has it
+        self._env = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), **as_served}
         self._family: list[psutil.Process] = []
 
     def start(self, command: tuple[str | Path, ...] | None = None) -> None:

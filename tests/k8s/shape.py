@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from deployments.config import Settings
+from deployments.environment import SERVING
 from ingress.local import HAPROXY
 from tests.k8s import serve_config
 from tests.k8s.objects import Object, Pod, groups, pods, selects, the
@@ -59,6 +60,9 @@ def _ray_pod(name: str, group: Object, settings: Settings) -> Iterator[str]:
     values = {one["name"]: one.get("value") for one in container["env"]}
     if values.get(HAPROXY) != "1":
         yield "HAProxy is not in front"
+    yield from (
+        f"{name} is not {value!r} in its environment" for name, value in SERVING.items() if values.get(name) != value
+    )
     if {"secretRef": {"name": KEYS}} not in container.get("envFrom", ()):
         yield "does not know the keys"
     if not container["image"].startswith(f"{IMAGE}:{version('llm-manager')}"):

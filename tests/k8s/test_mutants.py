@@ -243,6 +243,11 @@ MUTANTS: list[tuple[str, str, Mutant]] = [
     ("capabilities", "keeps capabilities", lambda o: container(o)["securityContext"].pop("capabilities")),
     ("no bound of memory", "is not bound", lambda o: container(o)["resources"]["limits"].pop("memory")),
     ("folder of the node", "of a kind that is not allowed", lambda o: _host_path(o)),
+    (
+        "Serve's own pace",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S is not '0.5' in its environment",
+        lambda o: container(o)["env"].remove({"name": "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "value": "0.5"}),
+    ),
     ("Serve's own proxy", "HAProxy is not in front", lambda o: container(o)["env"][0].update(value="0")),
     ("image that is not ours", "runs other:1", lambda o: container(o).update(image="other:1")),
     ("other Ray than the image's", "rayVersion: the image has", lambda o: cluster(o).update(rayVersion="2.61.0")),

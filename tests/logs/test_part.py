@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deployments.errors import KeeperGone
 from deployments.keeper import keeper
 from deployments.keeper.address import Address, AddressBook
 from deployments.keeper.blocking import BlockingClient
@@ -286,3 +287,21 @@ async def test_what_is_no_batch_is_refused(app: Application) -> None:
     with pytest.raises(KeeperRefused) as refused:
         await app.client.ask("/logs/ship", {"a": 1})
     assert refused.value.status == 400
+
+
+async def test_logs_that_cannot_be_kept_are_refused_until_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "OPEN_S", 0.01)
+    application = Application(tmp_path / "app")
+    (tmp_path / "app").write_text("a file where the folder is to be")
+    await application.start()
+    with pytest.raises(KeeperGone):
+        await application.client.ask("/logs/stats")
+    (tmp_path / "app").unlink()
+    async with asyncio.timeout(10):
+        while "files" not in await application.ship(batch(0, 5, ["a"]).encode()):  # noqa: ASYNC110  # as a shipper does
+            await asyncio.sleep(0.01)
+    assert (await application.client.ask("/logs/stats"))[MODEL]["log_count"] == 1
+    await application.stop()
+    await application.client.close()

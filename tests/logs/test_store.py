@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +140,31 @@ def test_reading_stops_at_the_bound(store: Store) -> None:
         store.add(batch(i, i + 1, ["x" * 100]), 1)
     assert len(store.read("org--a", 0, 250)) == 2
     assert len(store.read("org--a", 0, 0)) == 1
+
+
+def test_full_disk_takes_nothing_and_the_next_lines_are_taken_once_there_is_room(path: Path) -> None:
+    store = Store(path, 10**9)
+    store.add(batch(0, 5, ["before"]), 1)
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            store.add(batch(5, 9, ["x" * 100_000]), 2)
+    assert kept(store) == ["before"]
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert store.add(batch(5, 9, ["after"]), 3).fits
+    assert kept(store) == ["before", "after"]
+    store.close()
+
+
+def test_file_that_cannot_be_opened_now_is_not_set_aside(path: Path) -> None:
+    store = Store(path, 10_000)
+    store.add(batch(0, 5, ["a"]), 1)
+    store.close()
+    away = path.rename(path.with_name("elsewhere"))
+    path.mkdir()
+    with pytest.raises(sqlite3.OperationalError):
+        Store(path, 10_000)
+    path.rmdir()
+    away.rename(path)
+    assert kept(Store(path, 10_000)) == ["a"]

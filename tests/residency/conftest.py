@@ -15,7 +15,7 @@ from tests.residency.world import World
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     monkeypatch.setattr(module, "Watch", world.watch)
-    monkeypatch.setattr(module, "time", world)
+    monkeypatch.setattr(module, "clock", world)
     monkeypatch.delenv("MAX_CONCURRENT_MODELS", raising=False)
     return world
 

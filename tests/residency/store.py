@@ -4,11 +4,13 @@ from __future__ import annotations
 
 
 class Memory:
-    """journal: what was written, in order: `put KEY` and `delete KEY`. fails: whether it cannot be reached."""
+    """journal: what was written, in order: `put KEY` and `delete KEY`. gets: how often something was asked for. fails:
+    whether it cannot be reached."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.journal: list[str] = []
+        self.gets = 0
         self.fails = False
 
     def put(self, key: str, value: bytes) -> None:
@@ -17,6 +19,7 @@ class Memory:
         self.values[key] = value
 
     def get(self, key: str) -> bytes | None:
+        self.gets += 1
         self._reach()
         return self.values.get(key)
 
