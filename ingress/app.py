@@ -30,6 +30,7 @@ from ingress.cache import Cache
 from ingress.catalog import Entry, card
 from ingress.console import console
 from ingress.deploying import DRAIN_LOOK_S, DRAIN_MARGIN_S, HEALTH, SERVERS_PRIORITY
+from ingress.described import described
 from ingress.devices import Devices, Nodes, RayCluster
 from ingress.endpoints import Endpoint
 from ingress.figures import Figures
@@ -50,7 +51,6 @@ from ingress.request_id import request_id
 from ingress.responses import Responses, Watch
 from ingress.shown import Shown
 from ingress.states import State, States
-from ingress.versions import versioned
 
 VERSION = version("llm-manager")
 MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not the pipe
@@ -290,4 +290,4 @@ def build(args: dict[str, Any]) -> Application:
         **HEALTH,
     )
     told = settings.model_dump(mode="json")
-    return versioned(ingress, told).bind(told, deploying.replicas(settings), deploying.keeper(settings))
+    return described(ingress, told).bind(told, deploying.replicas(settings), deploying.keeper(settings))

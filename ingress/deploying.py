@@ -17,7 +17,7 @@ from deployments.model import ModelReplica
 from deployments.placement import HEAD, actor_options, needs
 from deployments.pool import PoolReplica
 from deployments.residency.decision import METRICS_INTERVAL_S
-from ingress.versions import versioned
+from ingress.described import described
 
 SLOTS = 4096  # on a replica, each shared by the requests of a moment; engines queue by themselves
 DRAIN_MARGIN_S = 10.0
@@ -60,7 +60,7 @@ def keeper(settings: Settings) -> Application:
         **HEALTH,
     )
     told = settings.model_dump(mode="json")
-    return versioned(deployment, told).bind(told)
+    return described(deployment, told).bind(told)
 
 
 def deployments_of(settings: Settings) -> dict[str, tuple[str, ...]]:
@@ -100,7 +100,7 @@ def _of_model(model: ModelConfig, rank: int, variant: Variant, settings: Setting
     made_of = model.model_dump(mode="json", exclude=NOT_THE_REPLICAS), variant.model_dump(mode="json")
     rest = str(settings.cache_dir), settings.load_wait_s
     deployment = serve.deployment(ModelReplica).options(name=variant.deployment_name, **options)
-    return versioned(deployment, *made_of, *rest).bind(model.model_dump(mode="json"), rank, *rest)
+    return described(deployment, *made_of, *rest).bind(model.model_dump(mode="json"), rank, *rest)
 
 
 def _of_pool(pool: PoolConfig, settings: Settings) -> Application:
@@ -133,7 +133,7 @@ def _of_pool(pool: PoolConfig, settings: Settings) -> Application:
         settings.load_wait_s,
     )
     deployment = serve.deployment(PoolReplica).options(name=pool.deployment_name, **options)
-    return versioned(deployment, *made_of).bind(*made_of)
+    return described(deployment, *made_of).bind(*made_of)
 
 
 def _memory_mb(placement: Placement, configured: float | None) -> float | None:

@@ -10,8 +10,9 @@ import pytest
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
     from ray.serve._private.build_app import build_app
     from ray.serve._private.config import DeploymentConfig
+    from ray.serve.autoscaling_policy import default_autoscaling_policy
 
-    from ingress import versions
+    from ingress import described
     from ingress.app import build
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from within Serve, at its own fields
@@ -46,7 +47,7 @@ def test_same_settings_change_nothing() -> None:
 
 def test_everything_changes_with_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     before = told(A, P)
-    monkeypatch.setattr(versions, "version", lambda _: "another")
+    monkeypatch.setattr(described, "version", lambda _: "another")
     assert changed(before, told(A, P)) == before.keys()
 
 
@@ -105,3 +106,13 @@ def test_what_serve_is_told_beside_the_version_stays_as_it_was() -> None:
 def test_next_ingress_is_up_before_the_last_one_goes_unless_nodes_may_not_hold_both() -> None:
     assert told(A)["Ingress"].max_surge_percent == 100
     assert told(A, ingress_replicas_per_node=1)["Ingress"].max_surge_percent == 0
+
+
+def test_description_names_serves_own_code_and_does_not_hold_it() -> None:
+    for described in (told(A)["a"], told({**A, "affinity": "session"})["a"]):
+        router = described.request_router_config
+        path = router.request_router_class.replace(":", ".")
+        assert f"{router.get_request_router_class().__module__}.".startswith("ray.serve.")
+        assert path.endswith(router.get_request_router_class().__name__)
+        assert described.autoscaling_config.policy.get_policy() is default_autoscaling_policy
+        assert len(described.to_proto_bytes()) < 3000
