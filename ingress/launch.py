@@ -218,11 +218,10 @@ def _tell(settings: Settings, url: str, key: str, stopping: threading.Event) -> 
             if told.get(name) != status:
                 told[name] = status
                 print(f"[{time.monotonic() - started:5.1f} s] {name}: {status}", flush=True)
-            if status == "failed":
-                print(f"Failed: {name}: {model['failure_reason']}", file=sys.stderr, flush=True)
-                return
+                if status == "failed":
+                    print(f"Failed: {name}: {model['failure_reason']}", file=sys.stderr, flush=True)
             # One that is stopped, and decided on, had no room.
-            waits = waits or not (status == "running" or (status == "stopped" and model["reason"]))
+            waits = waits or not (status in ("running", "failed") or (status == "stopped" and model["reason"]))
         if not waits:
             _say_ready(settings, url)
             return
@@ -236,7 +235,8 @@ def _say_ready(settings: Settings, url: str) -> None:
     }
     key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.keys else ""
     print(
-        f"\nLLM-Manager is ready at {url}/v1 (dashboard: http://127.0.0.1:8265). Try:\n\n"
+        f"\nLLM-Manager is ready at {url}/v1.\n"
+        f"In the browser: {url}/console (Ray's dashboard: http://127.0.0.1:8265). Or try:\n\n"
         f"curl {url}/v1/chat/completions {key}-H 'Content-Type: application/json' -d '{json.dumps(body)}'\n",
         flush=True,
     )
