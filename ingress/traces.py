@@ -1,6 +1,6 @@
 """OpenTelemetry's spans of a request: all of it, its waits for replicas, and what it asks engines.
 
-Nothing of OpenTelemetry is imported unless somebody wants traces.
+What sends traces is not imported unless somebody wants them.
 """
 
 from __future__ import annotations
