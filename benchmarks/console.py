@@ -28,13 +28,16 @@ from tests.console.browser import DESKTOP, PHONE, chromium, looking
 
 PICTURES = ROOT / "ingress" / "console" / "pictures"
 MINUTES = 6.0
-REAL = "smollm2-135m"
+REAL, BROKEN = "smollm2-135m", "broken-7b"
 QUESTION = "What is the capital of France?"
 WAIT_MS = 180_000
 PAUSE_S = (4.0, 25.0)  # between two requests to one model
 
 
-def application(data_dir: str) -> dict[str, Any]:
+def application(folder: Path) -> dict[str, Any]:
+    empty = folder / "no-weights"
+    empty.mkdir()
+
     def echo(name: str, load_s: float, interval_ms: float, **more: Any) -> dict[str, Any]:
         args = {"load_seconds": load_s, "interval_ms": interval_ms, "tokens": 160}
         return {"name": name, "engine": "echo", "engine_args": args, "idle_timeout_s": 60, **more}
@@ -44,10 +47,10 @@ def application(data_dir: str) -> dict[str, Any]:
         echo("echo-large", 6, 40),
         echo("echo-medium", 3, 25),
         echo("echo-small", 1, 15, pinned=True),
-        {"name": "not-there", "engine": "mlx", "source": "./no/such/folder"},
+        {"name": BROKEN, "engine": "mlx", "source": str(empty)},
         {"name": "echo-embed", "engine": "echo", "mode": "embedding"},
     ]
-    return ours("console", "/", models, most_up=3, data_dir=data_dir, cache_dir=str(CACHE))
+    return ours("console", "/", models, most_up=3, data_dir=str(folder / "data"), cache_dir=str(CACHE))
 
 
 @contextmanager
@@ -102,9 +105,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=PICTURES, help="default where the README has them")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="llm-manager-bench-") as folder:
-        app = application(str(Path(folder) / "data"))
+        app = application(Path(folder))
         with serve_run(Path(folder), "console", [app], AS_SERVED, models=[REAL]) as (_, url), traffic(url):
-            httpx.post(f"{url}/api/models/not-there/start?wait=false", timeout=30)
+            httpx.post(f"{url}/api/models/{BROKEN}/start?wait=false", timeout=30)
             say(f"{options.minutes:g} minutes of traffic on {url}")
             time.sleep(60 * options.minutes)
             pictures(url, options.out)
