@@ -74,6 +74,7 @@ def measure(folder: Path, count: int) -> Seen:
             loaded(url, name)
         asked_cores = idle_cores(child)
         lists = {path: asked(url + path) for path in LISTS}
+        say(f"{REST_S:g} s of rest")
         time.sleep(REST_S)
         return Seen(count, answers_s, loads, cores, asked_cores, idle_cores(child), megabytes(child), lists)
 

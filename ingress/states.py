@@ -6,12 +6,14 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from deployments.residency.board import Board, Report, Row, Table
+from ingress import details
 from ingress.catalog import Entry
 from ingress.shared import Shared
 
@@ -255,18 +257,14 @@ class States:
 
 def read(app_name: str, board: Board, variants: Mapping[str, Sequence[str]]) -> Reading:
     """variants: the deployments of each model or pool, by the first one's name."""
-    from ray import serve
-
-    application: Any = serve.status().applications.get(app_name)
     table = board.table() or Table()
     reports: dict[str, list[Report]] = {}
     for report in board.reports():
         reports.setdefault(report.model, []).append(report)
     seen = {}
-    for name, d in (application.deployments if application else {}).items():
-        seen[name] = replicas_of(
-            str(d.status_trigger.value), d.message, {str(k): v for k, v in d.replica_states.items()}
-        )
+    for name, told in details.deployments(app_name).items():
+        replicas = Counter(_word(replica["state"]) for replica in told["replicas"])
+        seen[name] = replicas_of(_word(told["status_trigger"]), told["message"], replicas)
     now = time.time()
     states = {}
     for name, own in variants.items():
@@ -277,6 +275,11 @@ def read(app_name: str, board: Board, variants: Mapping[str, Sequence[str]]) -> 
         states[name] = replace(state, gone=bool(seen) and seen.keys().isdisjoint(own))
     members = {name: _members(own) for name, own in reports.items()}
     return Reading(states, table.cap or None, members)
+
+
+def _word(told: Any) -> str:
+    """Of Serve's enumerations, or their words."""
+    return str(getattr(told, "value", told))
 
 
 def together(seen: Mapping[str, Replicas], chosen: str) -> Replicas:

@@ -4,7 +4,6 @@ import asyncio
 import math
 import threading
 from dataclasses import asdict
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from deployments.config import Adapter, ModelConfig
 from deployments.residency.board import Board, Report, Row, Table, encode
 from deployments.shelf import Shelf, Shown
-from ingress import states
+from ingress import details, states
 from ingress.catalog import Catalog
 from ingress.states import (
     STOPPED,
@@ -433,16 +432,18 @@ async def test_state_of_an_entry_is_that_of_the_reading() -> None:
 @pytest.fixture
 def deployed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What Serve tells of each deployment of the application `app`, by its name."""
-    from ray import serve
-
     told: dict[str, Any] = {}
-    applications = {"app": SimpleNamespace(deployments=told), "other": SimpleNamespace(deployments={"a": None})}
-    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=applications))
+    applications = {"app": told, "other": {"a": overview({"RUNNING": 1})}}
+    monkeypatch.setattr(details, "deployments", lambda name: applications[name])
     return told
 
 
-def overview(replicas: dict[str, int], trigger: str = "AUTOSCALING", message: str = "") -> SimpleNamespace:
-    return SimpleNamespace(status_trigger=SimpleNamespace(value=trigger), message=message, replica_states=replicas)
+def overview(replicas: dict[str, int], message: str = "") -> dict[str, Any]:
+    """Serve's DeploymentDetails, as far as they matter."""
+    from ray.serve._private.common import DeploymentStatusTrigger, ReplicaState
+
+    own = [{"state": ReplicaState(state)} for state, count in replicas.items() for _ in range(count)]
+    return {"status_trigger": DeploymentStatusTrigger.AUTOSCALING, "message": message, "replicas": own}
 
 
 def test_model_is_read_at_all_its_placements(deployed: dict[str, Any]) -> None:
@@ -507,9 +508,7 @@ def test_members_are_read_from_the_reports_of_all_replicas(deployed: dict[str, A
 
 
 def test_nothing_is_read_before_the_first_policy_and_after_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray import serve
-
-    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={}))
+    monkeypatch.setattr(details, "deployments", lambda _: {})
     known = read("app", Board("app", Memory()), {"a": ("a", "a~1")})
     assert known == Reading({"a": ModelState(State.STOPPED, deployment="a")})
 
