@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from deployments import clock, memory
-from deployments.residency import actor_classes, scaling
+from deployments.residency import descriptions, scaling
 from deployments.residency.board import Report, Row, Table
 from deployments.residency.decision import decide, idle_limit_s
 from deployments.residency.demand import Decision, Demand, Model
@@ -167,7 +167,7 @@ class ResidencyPolicy:
     def _look(self, application: str, now: float) -> Seen | None:
         """What the watch has seen; None as long as nothing is to be decided."""
         if self._watch is None:
-            actor_classes.keep()
+            descriptions.share()
             self._watch = Watch(application)
             self._watch.start()
         seen = self._watch.seen
