@@ -120,14 +120,7 @@ class ResidencyPolicy:
         changes: dict[Hashable, int] = {}
         for name, decision in decisions.items():
             self._note(groups[name], demand[name], decision, now)
-            for variant, replicas in choices[name].changes(decision).items():
-                changes[variant.key] = replicas
-                if replicas:
-                    self._unborn.pop(variant.name, None)
-                elif variant is choices[name].up and demand[name].loading and not self._row(name).was_up:
-                    self._unborn[variant.name] = now
-                if self._told.get(variant.key) != replicas:  # Serve does not do everything at once
-                    logger.info(f"Model {variant.name}: {variant.replicas} -> {replicas} ({decision.reason}).")
+            changes |= self._changes(choices[name], demand[name], decision, now)
         self._told = changes
         if groups or news.wishes.done:
             self._publish(news, demand, changing=bool(changes))
@@ -138,6 +131,19 @@ class ResidencyPolicy:
         row = self._row(group.name)
         news.wishes.pin(group.name, row)
         return group if row.pinned is None else replace(group, model=replace(group.model, pinned=row.pinned))
+
+    def _changes(self, choice: Choice, seen: Demand, decision: Decision, now: float) -> dict[Hashable, int]:
+        """Replicas of the model's deployments that are to have others."""
+        changes: dict[Hashable, int] = {}
+        for variant, replicas in choice.changes(decision).items():
+            changes[variant.key] = replicas
+            if replicas:
+                self._unborn.pop(variant.name, None)
+            elif variant is choice.up and seen.loading and not self._row(choice.group.name).was_up:
+                self._unborn[variant.name] = now
+            if self._told.get(variant.key) != replicas:  # Serve does not do everything at once
+                logger.info(f"Model {variant.name}: {variant.replicas} -> {replicas} ({decision.reason}).")
+        return changes
 
     def _awake(self, contexts: Mapping[Hashable, Any], news: _News) -> dict[str, Group]:
         """The models that a decision is about: all but those that were at rest the last time, and of which there is
@@ -172,7 +178,8 @@ class ResidencyPolicy:
             self._watch.start()
         seen = self._watch.seen
         if seen is not None and self._quiet_until is None:
-            self._rows = dict(self._watch.restored.rows)
+            known = self._watch.restored.rows.items()
+            self._rows = {name: row for name, row in known if name in self._known.models}
             self._quiet_until = now + RESTART_S if any(row.replicas for row in self._rows.values()) else now
         return None if self._quiet_until is None or now < self._quiet_until else seen
 

@@ -368,6 +368,13 @@ def test_policy_that_takes_over_knows_who_was_used_last(world: World) -> None:
     assert world.ask(policy, *contexts) == {"b": 0}
 
 
+def test_policy_that_takes_over_forgets_models_that_are_removed(world: World) -> None:
+    world.restored = Table("life", rows={"a": Row(peak_mb=7), "removed": Row(peak_mb=8)})
+    server_of(world, a=Deployment()).step()
+    assert world.told.table.rows.keys() == {"a"}
+    assert world.row("a").peak_mb == 7
+
+
 def test_policy_that_takes_over_a_start_goes_on_with_it(world: World) -> None:
     server = server_of(world, a=Deployment())
     wish = world.wish("a", "start")
