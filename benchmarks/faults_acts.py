@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
+
 from benchmarks import faults_cluster
 from benchmarks.faults_cluster import Cluster
 from benchmarks.faults_server import AIMED, FAR, FAST, NAME, REAL, World
@@ -19,6 +21,7 @@ from benchmarks.load import PATH
 from benchmarks.roles import REPLICA
 from benchmarks.servers import Child, answers
 
+STOP_S = 30.0
 HEAD_S = 30.0  # in which a head ends whose control service is gone
 
 Act = Callable[[World], AbstractContextManager[object]]
@@ -108,6 +111,8 @@ class _FarNode:
             yield
 
     def _serves(self, world: World) -> bool:
+        """A model that is up stays where it is."""
+        httpx.post(f"{world.url}/api/models/{FAR}/stop", timeout=STOP_S)
         answers(world.url, FAR)
         return any(" ".join(p.cmdline()).startswith(f"{REPLICA}:{NAME}:{FAR}") for p in self._node.family())
 
