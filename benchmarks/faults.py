@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import command, faults_load, faults_swaps
 from benchmarks.command import Result, say
-from benchmarks.faults_acts import AT_A_CLOCK, AT_CLUSTER, AT_HAPROXY, AT_SERVES_PROXY, Fault, clock_env
+from benchmarks.faults_acts import AT_CLUSTER, AT_HAPROXY, AT_SERVES_PROXY, Fault
 from benchmarks.faults_cluster import cluster
 from benchmarks.faults_load import Answer, Load, Outcome
 from benchmarks.faults_server import AIMED, OTHER, REAL, World, application
@@ -105,7 +105,6 @@ GROUPS = (
     Group("Serve's proxy", AT_SERVES_PROXY, lambda folder: one_node(folder, "proxy", {})),
     Group("HAProxy", AT_HAPROXY, lambda folder: one_node(folder, "haproxy", behind_haproxy())),
     Group("Serve's proxies", AT_CLUSTER, two_nodes),
-    Group("Serve's proxy", AT_A_CLOCK, lambda folder: one_node(folder, "clock", clock_env(folder))),
 )
 NAMES = tuple(name for group in GROUPS for name in group.faults)
 

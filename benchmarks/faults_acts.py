@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -144,30 +142,6 @@ def _killed_head(world: World) -> Iterator[None]:
     restarting.join()
 
 
-CLOCK = "clock"
-"""In the folder of the server's logs: what its processes take the time for, as libfaketime reads it."""
-
-
-def clock_env(folder: Path) -> dict[str, str]:
-    """Raises: IndexError, without libfaketime (apt-get install faketime)."""
-    (folder / CLOCK).write_text("+0")
-    return {
-        "LD_PRELOAD": sorted(glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1"))[0],
-        "FAKETIME_TIMESTAMP_FILE": str(folder / CLOCK),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-
-
-def _set_clock(offset: str) -> Act:
-    @contextmanager
-    def act(world: World) -> Iterator[None]:
-        (world.folder / CLOCK).write_text(offset)
-        yield
-
-    return act
-
-
 SLOW_TOKENS = 20_000
 
 
@@ -218,10 +192,6 @@ AT_SERVES_PROXY: Mapping[str, Fault] = {
 }
 AT_CLUSTER: Mapping[str, Fault] = {
     "head": Fault("Ray's control service (GCS), and with it the head, started again", _killed_head, waits_s=120),
-}
-AT_A_CLOCK: Mapping[str, Fault] = {
-    "later": Fault("the clock is set forward by an hour", _set_clock("+3600")),
-    "earlier": Fault("the clock is set back by two hours", _set_clock("-3600")),
 }
 AT_HAPROXY: Mapping[str, Fault] = {
     "haproxy": Fault("HAProxy, kill -9", _killed_haproxy),
