@@ -37,6 +37,7 @@ PAUSE_S = (4.0, 25.0)  # between two requests to one model
 def application(folder: Path) -> dict[str, Any]:
     empty = folder / "no-weights"
     empty.mkdir()
+    (empty / "config.json").write_text('{"model_type": "llama"}')
 
     def echo(name: str, load_s: float, interval_ms: float, **more: Any) -> dict[str, Any]:
         args = {"load_seconds": load_s, "interval_ms": interval_ms, "tokens": 160}
