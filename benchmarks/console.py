@@ -89,6 +89,8 @@ def pictures(url: str, out: Path) -> None:
                     page.screenshot(path=out / f"{view}{suffix}.png")
                 page = seen.open("chat")
                 page.select_option("select", REAL)
+                page.click("details.settings summary")
+                page.fill("label:has-text('temperature') input", "0")
                 page.fill("textarea[aria-label='Message']", QUESTION)
                 page.keyboard.press("Enter")
                 page.wait_for_selector("text=tokens/s", timeout=WAIT_MS)
