@@ -216,6 +216,13 @@ class Serving:
             noted.unlink(missing_ok=True)
             if before is not None:
                 noted.write_bytes(before)
+        # Until then it would still be given replicas to start.
+        wait_for("Ray has seen the node go", self._is_alone, 60)
+
+    def _is_alone(self) -> bool:
+        nodes = httpx.get(f"{self.url}/api/devices/info", timeout=30).json()["nodes"]
+        online = [node for node in nodes if node["online"]]
+        return len(online) == 1 and all("is dead" in node["error"] for node in nodes if node not in online)
 
     def memory_mb(self) -> float:
         """Of all processes of the server, what they share with nobody."""
