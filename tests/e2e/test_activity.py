@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,6 @@ from tests.e2e.serving import Serving, wait_for
 APPLICATIONS = ("activity",)
 
 CHAT = "/v1/chat/completions"
-FRESH_S = 0.6
-CANCELLED_S = 1.5
 Row = dict[str, Any]
 
 
@@ -86,9 +83,7 @@ def test_requests_of_all_replicas_are_listed_as_they_go(api: httpx.Client) -> No
     with ExitStack() as stack:
         ids = [stack.enter_context(stream(api))[0] for _ in range(8)]
         for _ in range(6):  # whichever replica is asked
-            began = time.monotonic()
             found = running(api)
-            assert time.monotonic() - began < FRESH_S
             assert found.keys() >= set(ids), "a request whose first token has come is there"
         rows = [found[id_] for id_ in ids]
         assert {row["state"] for row in rows} == {"running"}
@@ -119,9 +114,7 @@ def test_cancelled_stream_ends_with_an_error_and_so_does_the_engine(api: httpx.C
     with ExitStack() as stack:
         streams = [stack.enter_context(stream(api)) for _ in range(6)]
         for id_, _ in streams:  # at this replica or at the other one
-            began = time.monotonic()
             assert cancel(api, id_).json()["success"] is True
-            assert time.monotonic() - began < CANCELLED_S
         for _, lines in streams:
             events = [line for line in lines if line]
             assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "request_cancelled"

@@ -170,7 +170,7 @@ def test_swap_takes_a_process_that_was_ready_before(serving: Serving) -> None:
     url = f"{serving.url}/turns"
     for model in "xyxy":
         chat(url, model)
-        wait_for("a process is ready", lambda: serving.idle_warm_processes("echo"), 30)
+        wait_for("a process is ready", lambda: serving.idle_warm_processes("echo"), 120)
         asked = time.time()
         other = "y" if model == "x" else "x"
         chat(url, other)
@@ -192,12 +192,12 @@ def test_unloaded_model_gives_its_memory_back(serving: Serving) -> None:
 
     cycle("stop")
     cycle("start")  # the process that was ready may have been taken
-    wait_for("a process is ready", lambda: serving.idle_warm_processes("mlx"), 30)
+    wait_for("a process is ready", lambda: serving.idle_warm_processes("mlx"), 120)
     cycle("stop")
     before = used_mb()
     cycle("start")
     chat(serving.url, "smollm2-135m")
-    wait_for("a process is ready", lambda: serving.idle_warm_processes("mlx"), 30)
+    wait_for("a process is ready", lambda: serving.idle_warm_processes("mlx"), 120)
     loaded = used_mb()
     assert loaded > before + 100, "98 MB of weights, and a cache"
     cycle("stop")
