@@ -15,7 +15,8 @@ from deployments import config, sizes, warm
 from deployments.config import ModelConfig, PoolConfig, Settings
 from deployments.placement import DEFAULT_CPUS, needs
 from deployments.residency.demand import Model
-from deployments.residency.variants import Group, grouped
+from deployments.residency.variants import Group
+from tests.residency.groups import grouped
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from within Ray's own modules
     from deployments.model import ModelReplica

@@ -166,13 +166,6 @@ class Known:
         return {self._owners[name] for name in deployments if name in self._owners}
 
 
-def grouped(contexts: Mapping[Hashable, Any]) -> dict[str, Group]:
-    """All models of Serve's contexts. Raises what `Known.read` raises."""
-    known = Known()
-    known.read(contexts)
-    return {name: known.group(name, contexts) for name in known.models}
-
-
 class Placer:
     """Chooses among variants on nodes with these resources; without any, nothing is known of the cluster."""
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from deployments.residency import Decision
-from deployments.residency.variants import BETTER, NEXT_START, Choice, Group, Placer, grouped
+from deployments.residency.variants import BETTER, NEXT_START, Choice, Group, Placer
+from tests.residency.groups import grouped
 from tests.residency.world import context, placed
 
 GPU = {"GPU": 1.0}
