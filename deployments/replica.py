@@ -31,7 +31,7 @@ LOOPBACK = "127.0.0.1"
 TELL_S = 0.1  # between two reports of what happens inside
 SWEEP_S = 1.0  # between looks at what is idle inside
 LEAVE_S = 1.0
-LEAVE_LOOKS = 3  # in a row, that find nothing to do in a process that nobody wants
+LEAVE_LOOKS = 3  # in a row, that find nothing to do in a process that nobody wants and Serve does not look after
 TURN_S = 30.0
 """Seconds that a member waits while all places inside the replica are in use."""
 
@@ -52,6 +52,7 @@ class Replica(ABC):
         self._report = Report(key, replica, node, deployment=context.deployment, address=self._host)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._checked_at = self._started
         self._members: Shelf | None = None
         self._guard: Guard
         self._server: Server
@@ -150,6 +151,7 @@ class Replica(ABC):
 
     async def check_health(self) -> None:
         """Serve hook. Raises EngineFailed when the engine or its server cannot answer any more."""
+        self._checked_at = time.monotonic()
         if not self._server.alive:
             raise EngineFailed("The replica's HTTP server has ended.")
         await self._check_engine()
@@ -162,7 +164,9 @@ class Replica(ABC):
         looks = 0
         while looks < LEAVE_LOOKS:
             await asyncio.sleep(LEAVE_S)
-            done = self._guard.unfinished == 0 and await asyncio.to_thread(self._is_unwanted)
+            # Serve asks each second how a replica is that it has not told to end.
+            alone = time.monotonic() - self._checked_at > LEAVE_LOOKS * LEAVE_S
+            done = alone and self._guard.unfinished == 0 and await asyncio.to_thread(self._is_unwanted)
             looks = looks + 1 if done else 0
         logger.info(f"Model {self._report.model}: ends with slots that nobody will give back.")
         await self.stop()

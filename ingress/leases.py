@@ -115,6 +115,7 @@ class Route:
         self._states = states
         self._member = member
         self._deployment = deployment_name  # where it is served, as far as is known
+        self._lost = False  # its start
         self._current: dict[str, Lease] = {}  # by session
         self._opening: dict[str, _Opening] = {}
         self._held: dict[Lease, str] = {}  # at which deployment
@@ -135,6 +136,7 @@ class Route:
                 lease.users += 1
                 return lease
             try:
+                await self._until_forgotten(deadline)
                 await self._join_opening(session, deadline)
             except ApiError:
                 raise
@@ -146,6 +148,12 @@ class Route:
     def release(self, lease: Lease) -> None:
         lease.users -= 1
         self._close_if_done(lease)
+
+    async def _until_forgotten(self, deadline: float) -> None:
+        """Waits while a start was lost. As long as anybody waits at Serve, it neither ends that nor begins another."""
+        while self._lost:
+            await asyncio.sleep(RETRY_S)
+            await self._raise_reason(timed_out=time.monotonic() >= deadline)
 
     async def _join_opening(self, session: str, deadline: float) -> None:
         """Waits for the opening in progress, or starts one."""
@@ -160,6 +168,9 @@ class Route:
                 await asyncio.wait({task}, timeout=min(LOOK_S, max(0.0, deadline - time.monotonic())))
                 if not task.done():
                     await self._raise_reason(timed_out=time.monotonic() >= deadline)
+                if self._lost:
+                    task.cancel()
+                    raise RuntimeError("its process was lost while it was starting")
                 if self._deployment != opening.deployment:
                     task.cancel()
                     raise RuntimeError(f"the model is now served by {self._deployment}")
@@ -195,6 +206,7 @@ class Route:
             return STOPPED
         if now.deployment in self._handles:
             self._deployment = now.deployment
+        self._lost = now.lost
         return now
 
     async def _open(self, session: str, deployment: str) -> None:

@@ -54,10 +54,11 @@ class Loading:
 @dataclass(frozen=True)
 class ModelState:
     """deployment: the placement that serves it or will, as far as that is decided, and placements: why not the others.
-    reason: the policy's, for its being up or down. has_place: whether it is up or was started. refused: whether
-    there will be no room for it. backing_off: whether a failed model is not tried again yet. gone: whether newer
-    settings have it no more. nodes: addresses of those where it has processes. pinned: what an operator said, None if
-    nothing. Times are seconds since 1970."""
+    reason: the policy's, for its being up or down. has_place: whether it is up or was started. refused: whether there
+    will be no room for it. backing_off: whether a failed model is not tried again yet. lost: whether its start was
+    lost, which Serve must forget before there is another one. gone: whether newer settings have it no more. nodes:
+    addresses of those where it has processes. pinned: what an operator said, None if nothing. Times are seconds since
+    1970."""
 
     state: State
     failure_reason: str | None = None
@@ -67,6 +68,7 @@ class ModelState:
     has_place: bool = False
     refused: bool = False
     backing_off: bool = False
+    lost: bool = False
     gone: bool = False
     replicas: int = 0
     pending: int = 0
@@ -116,7 +118,9 @@ def failure_reason(message: str) -> str:
 
 def state_of(seen: Replicas, row: Row, reports: tuple[Report, ...], now: float) -> ModelState:
     state = seen.state
-    if state is State.STOPPED and row.waiting:
+    explained = row.failure or any(report.failure for report in reports)
+    lost = state is State.FAILED and bool(row.replicas or row.lost) and not explained
+    if lost or (state is State.STOPPED and (row.waiting or row.replicas)):
         state = State.STARTING
     elif state is State.STOPPED and row.failure:
         state = State.FAILED
@@ -130,7 +134,8 @@ def state_of(seen: Replicas, row: Row, reports: tuple[Report, ...], now: float) 
         reason=row.reason,
         has_place=row.replicas > 0,
         refused=row.refused,
-        backing_off=seen.state is State.FAILED,
+        backing_off=state is seen.state is State.FAILED,
+        lost=lost,
         replicas=seen.running,
         pending=math.ceil(row.queued),  # Serve's figure is an average of the last moment
         running=math.ceil(row.unfinished),

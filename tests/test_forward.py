@@ -665,7 +665,7 @@ async def test_onlooker_is_told_that_the_only_replica_is_asked(forwarder: Forwar
     onlooker = Watching()
     async with Replica(whole("200 OK", b"{}")).listening() as port:
         await Client().reads(forwarder.answer_of(held(port), REQUEST, GONE, [onlooker]))
-    assert onlooker.steps == ["lent", 200]
+    assert onlooker.steps == ["lent", "begins", 200]
 
 
 async def test_onlooker_is_told_that_there_was_no_replica(forwarder: Forwarder) -> None:

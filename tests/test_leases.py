@@ -93,6 +93,8 @@ class Handle:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.counts["cancelled"] += 1
+            async with self._changed:
+                self._changed.notify_all()
             raise
         if self.failures:
             raise self.failures.pop(0)
@@ -122,11 +124,11 @@ class Looks(States):
 
     def __init__(self, outcome: ModelState | Exception) -> None:
         self.outcome = outcome
-        self._count = 0
+        self.count = 0
         self._changed = asyncio.Condition()
 
     async def of(self, deployment_name: str, max_age_s: float | None = None) -> ModelState:
-        self._count += 1
+        self.count += 1
         async with self._changed:
             self._changed.notify_all()
         if isinstance(self.outcome, Exception):
@@ -138,7 +140,7 @@ class Looks(States):
 
     async def reaches(self, count: int) -> None:
         async with asyncio.timeout(10), self._changed:
-            await self._changed.wait_for(lambda: self._count >= count)
+            await self._changed.wait_for(lambda: self.count >= count)
 
     def route(self, handle: Any, elsewhere: Any = None, member: str | None = None) -> Route:
         handles = {"org--m": handle, "org--m~1": elsewhere}
@@ -374,6 +376,34 @@ async def test_failure_that_is_not_backed_off_from_is_waited_out() -> None:
     assert not waiter.done()
     handle.gate.set()
     assert (await waiter).users == 1
+
+
+async def test_nobody_waits_at_serve_for_a_start_that_was_lost_until_serve_has_forgotten_it() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    looks = Looks(ModelState(State.STARTING))
+    waiter = asyncio.create_task(looks.route(handle).acquire(LONG))
+    await handle.reaches("wake", 1)
+    looks.outcome = ModelState(State.STARTING, lost=True)
+    await handle.reaches("cancelled", 1)
+    seen = looks.count
+    await looks.reaches(seen + 5)
+    assert (handle.counts["wake"], waiter.done()) == (1, False)
+    looks.outcome = ModelState(State.STOPPED)
+    await handle.reaches("wake", 2)
+    handle.gate.set()
+    assert (await waiter).users == 1
+
+
+async def test_wait_for_a_lost_start_that_is_given_up_ends_with_the_reason() -> None:
+    handle = Handle()
+    handle.gate.clear()
+    looks = Looks(ModelState(State.STARTING, lost=True))
+    waiter = asyncio.create_task(looks.route(handle).acquire(LONG))
+    await handle.reaches("cancelled", 1)
+    looks.outcome = ModelState(State.FAILED, "its process ended", backing_off=True)
+    with pytest.raises(ModelLoadFailed, match="its process ended"):
+        await asyncio.wait_for(waiter, 10)
 
 
 async def test_model_that_will_never_have_room_is_answered_at_once_with_the_figures() -> None:

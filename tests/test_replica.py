@@ -231,8 +231,19 @@ async def lonely(store: Memory, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(replica, "LEAVE_S", 0.001)
     echo = Echo(store)
     await echo.start()
+    echo._checked_at = float("-inf")
     yield echo
     await echo.stop()
+
+
+async def test_replica_that_serve_looks_after_does_not_even_ask(store: Memory, lonely: Echo) -> None:
+    decided(store, 0)
+    await lonely.check_health()
+    assert lonely._checked_at > float("-inf")
+    lonely._checked_at = float("inf")
+    looks = store.gets
+    await ask(lonely)
+    assert (lonely.ended, store.gets) == (False, looks)
 
 
 async def test_replica_that_is_to_go_and_has_nothing_to_do_ends_by_itself(store: Memory, lonely: Echo) -> None:

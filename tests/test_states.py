@@ -112,6 +112,10 @@ def test_without_a_policy_the_state_is_what_serve_sees(seen: Replicas) -> None:
     [
         pytest.param(NOT_UP, Row(waiting=True), State.STARTING, id="waits for its place"),
         pytest.param(NOT_UP, Row(failure="bad"), State.FAILED, id="did not start the last time"),
+        pytest.param(NOT_UP, Row(replicas=1), State.STARTING, id="Serve has not begun"),
+        pytest.param(Replicas(State.FAILED, "died"), Row(replicas=1), State.STARTING, id="lost, and nobody said why"),
+        pytest.param(Replicas(State.FAILED, "died"), Row(lost=1), State.STARTING, id="lost, and will be tried again"),
+        pytest.param(Replicas(State.FAILED, "died"), Row(replicas=1, failure="bad"), State.FAILED, id="gave up"),
         pytest.param(NOT_UP, Row(failure="bad", waiting=True), State.STARTING, id="is tried again"),
         pytest.param(Replicas(State.STOPPING), Row(waiting=True), State.STOPPING, id="is wanted while it ends"),
         pytest.param(Replicas(State.STOPPING), Row(failure="bad"), State.STOPPING, id="ends after a failure"),
@@ -217,9 +221,9 @@ def test_start_that_nobody_timed_has_just_begun_and_no_clock_runs_backwards() ->
     assert state(STARTING, Row(replicas=1, started_at=NOW + 5)).loading == Loading("starting its process", 0, None)
 
 
-def test_only_a_start_is_loading() -> None:
-    row = Row(replicas=1, started_at=NOW - 3)
-    assert {s for s in State if state(Replicas(s), row).loading} == {State.STARTING}
+def test_only_a_start_is_loading_seen_by_serve_or_not_yet() -> None:
+    row = Row(replicas=1, started_at=NOW - 3, failure="no weights")
+    assert {s for s in State if state(Replicas(s), row).loading} == {State.STARTING, State.STOPPED}
 
 
 @pytest.mark.parametrize(
@@ -468,6 +472,7 @@ def test_model_is_on_the_nodes_of_its_living_replicas(deployed: dict[str, Any]) 
     deployed["a"] = overview({"RUNNING": 2})
     assert read("app", board, {"a": ("a",)}).of("a").nodes == ("10.0.0.1", "10.0.0.2")
     deployed["a"] = overview({})
+    board.publish(encode(Table("life", 3)))
     assert read("app", board, {"a": ("a",)}).of("a").nodes == ()
 
 

@@ -68,7 +68,7 @@ class Row:
     is success. enough: replicas that were enough since `enough_since`, where that is fewer than it has. deployment:
     that of the placement which was chosen for it, the one to ask. placements: why those are not there that are not, by
     deployment; the chosen one too, as long as no node can hold it. pinned: what an operator said; None is as it is
-    configured.
+    configured. lost: starts in a row whose process ended and did not say why.
     """
 
     replicas: int = 0
@@ -109,6 +109,7 @@ class Row:
     deployment: str = ""
     placements: dict[str, str] = field(default_factory=dict)
     pinned: bool | None = None
+    lost: int = 0
 
 
 @dataclass(frozen=True)

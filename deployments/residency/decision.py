@@ -333,6 +333,8 @@ def _decide_alone(model: Model, seen: Demand, now: float) -> Decision | None:
         return None if waits else _NO_DEMAND
     if seen.asked == "down":
         return Decision(0, "stopped by an operator")
+    if seen.lost:
+        return Decision(0, "its process was lost while it was starting, and it is tried again")
     replicas = scaled(model, seen, now)
     if seen.wanted:
         return Decision(replicas, "in use")

@@ -46,14 +46,15 @@ class Demand:
     queued: requests that wait for a replica. unfinished: requests that replicas have not finished. replicas: decided on
     before, up or not. last_used: clock of the last sign of use; of a model that is waited for and down, or paused:
     since when. up_since: clock since when it can answer. loading: whether it was started and cannot answer yet. failed:
-    whether it was to start and has no process. leaving: whether a process of it is still ending, and ended_at: clock
-    since when, if known. memory_mb: what a replica reserves. nodes: where it has processes, one for each, as far as is
-    known. asked: what an operator asked for and is not done yet; `auto` is a start that nobody has to make room for.
-    held: whether an operator stopped it, and nobody has asked for it since. keep_alive_s: the last request's own idle
-    time; negative is for ever. paused: whether it could load, and waits for its memory. moving: paused too, since no
-    node can hold its replicas any more; it is to be started anew at another placement. processes: how many it has.
-    hosts: nodes that can hold a replica; empty where any may. enough: replicas that were enough since `enough_since`,
-    where that is fewer than it has. coming_s: what a start takes, while a replica is starting beside others.
+    whether it was to start and has no process. lost: failed, and nobody said why: it is to be tried again. leaving:
+    whether a process of it is still ending, and ended_at: clock since when, if known. memory_mb: what a replica
+    reserves. nodes: where it has processes, one for each, as far as is known. asked: what an operator asked for and is
+    not done yet; `auto` is a start that nobody has to make room for. held: whether an operator stopped it, and nobody
+    has asked for it since. keep_alive_s: the last request's own idle time; negative is for ever. paused: whether it
+    could load, and waits for its memory. moving: paused too, since no node can hold its replicas any more; it is to be
+    started anew at another placement. processes: how many it has. hosts: nodes that can hold a replica; empty where any
+    may. enough: replicas that were enough since `enough_since`, where that is fewer than it has. coming_s: what a start
+    takes, while a replica is starting beside others.
     """
 
     queued: float = 0
@@ -63,6 +64,7 @@ class Demand:
     up_since: float | None = None
     leaving: bool = False
     failed: bool = False
+    lost: bool = False
     loading: bool = False
     memory_mb: float = 0
     nodes: tuple[str, ...] = ()

@@ -39,6 +39,9 @@ GIVE_UP_S = 1.0
 """Seconds after which Serve has asked a replica to end: one that is gone before that has failed, for Serve."""
 NO_PROCESS_S = 5.0
 """Seconds after which a replica that was never seen to have a process is taken to have failed."""
+STARTS = 3
+"""Times that a model is started, if its process ends each time and does not say why: its node went, or the kernel took
+the memory."""
 
 
 class ResidencyPolicy:
@@ -196,7 +199,10 @@ class ResidencyPolicy:
         self._weigh(row, choice, reports, news)
         leaving = _leaving(row, processes > 0, news.seen)
         failed = not choice.moving and _failed(row, processes > 0, now)
-        asked = news.wishes.asked(group.name, model, row, leaving=leaving, failed=failed)
+        lost = failed and _lost(row)
+        if failed and not (lost or row.was_up):
+            row.failure = row.failure or "its process ended while it was starting"
+        asked = news.wishes.asked(group.name, model, row, leaving=leaving, failed=failed and not lost)
         paused = row.replicas > 0 and (choice.moving or (not row.granted and row.reserved_mb > 0))
         row.paused_since = (row.paused_since or now) if paused and not failed else None
         since = (row.paused_since or row.last_used) if row.replicas else (row.waiting_since or now)
@@ -208,6 +214,7 @@ class ResidencyPolicy:
             up_since=row.up_since,
             leaving=leaving,
             failed=failed,
+            lost=lost,
             loading=row.replicas > 0 and row.up_since is None and not failed,
             memory_mb=row.reserved_mb,
             nodes=() if choice.moving else tuple(report.node for report in reports if not report.failure),
@@ -247,7 +254,7 @@ class ResidencyPolicy:
             row.up_since = row.last_used = now
             if not row.was_up:
                 row.load_s = now - row.started_at
-            row.was_up, row.granted = True, True
+            row.was_up, row.granted, row.lost = True, True, 0
         if row.up_since is not None:
             row.failure = None  # another replica's, if any
             # While it loads, requests that join one call are not counted.
@@ -322,9 +329,12 @@ class ResidencyPolicy:
         else:
             row.granted = row.granted or decision.granted
             if row.replicas and not decision.replicas:
+                if not seen.lost:
+                    row.lost = 0
+                elif (row.ended_at or 0) < (row.started_at or 0):  # Serve may have to be told more than once
+                    row.lost += 1
+                    row.auto_done = False
                 row.ended_at, row.ended_why = now, decision.reason
-                if seen.failed and not row.failure:
-                    row.failure = "its process ended while it was starting"
         row.waiting = seen.loading or (decision.replicas == 0 and (seen.queued > 0 or seen.asked == "up"))
         if decision.refused and not row.refused:
             logger.warning(f"Model {group.name} cannot be started: {decision.reason}.")
@@ -356,3 +366,8 @@ def _failed(row: Row, process: bool, now: float) -> bool:
     if row.replicas == 0 or row.up_since is not None or process or row.started_at is None:
         return False
     return row.saw_process or now - row.started_at > NO_PROCESS_S
+
+
+def _lost(row: Row) -> bool:
+    """Whether a start that failed is to be tried again."""
+    return row.saw_process and not row.was_up and row.failure is None and row.lost < STARTS - 1

@@ -172,8 +172,11 @@ async def test_change_of_one_model_leaves_the_others_up_and_every_stream_whole(a
 
 
 def test_head_without_cpus_holds_no_model_and_each_other_node_an_ingress(cluster: Nodes, spread: Serving) -> None:
-    assert sorted(cluster.replicas("app:Ingress")) == ["left", "right"]
-    assert sorted(cluster.replicas("app:Keeper")) == ["head"]
+    def has(deployment: str, *names: str) -> Callable[[], bool]:
+        return lambda: sorted(cluster.replicas(deployment)) == list(names)
+
+    wait_for("an ingress on each node that lends CPUs", has("app:Ingress", "left", "right"), 60)
+    wait_for("the keeper beside the control service", has("app:Keeper", "head"), 60)
     ask(spread, "steady")
     assert "head" not in cluster.replicas("app:steady")
 

@@ -37,6 +37,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
                     {"name": "slow", **slow, "auto_start": True},
                     {"name": "other", **slow},
                     {"name": "fast", "engine": "echo"},
+                    {"name": "loads", "engine": "echo", "engine_args": {"load_seconds": 3}},
                 ],
                 cap=2,
                 ingress_replicas=2,
@@ -98,6 +99,40 @@ async def eight_streams(client: httpx.AsyncClient, url: str, fault: Callable[[],
     await asyncio.wait_for(all_have.wait(), 30)
     fault()
     return await asyncio.gather(*streams)
+
+
+@contextlib.asynccontextmanager
+async def loading(whole: Serving, client: httpx.AsyncClient) -> AsyncIterator[list[asyncio.Task[httpx.Response]]]:
+    """Requests that wait for a model whose process has just been started."""
+    requests = [asyncio.create_task(client.post(whole.url + CHAT, json=body("loads"))) for _ in range(4)]
+    await asyncio.to_thread(wait_for, "its process", lambda: whole.replicas(NAME, "loads"), 30)
+    try:
+        yield requests
+    finally:
+        await asyncio.gather(*requests)
+        await client.post(f"{whole.url}/api/models/loads/stop")
+
+
+async def test_replica_that_is_killed_while_it_starts_is_started_again(
+    whole: Serving, client: httpx.AsyncClient
+) -> None:
+    async with loading(whole, client) as requests:
+        (replica,) = whole.replicas(NAME, "loads")
+        replica.kill()
+        assert {answer.status_code for answer in await asyncio.gather(*requests)} == {200}
+
+
+async def test_start_that_is_killed_again_and_again_is_a_failure(whole: Serving, client: httpx.AsyncClient) -> None:
+    def kill() -> bool:
+        for replica in whole.replicas(NAME, "loads"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                replica.kill()
+        return all(request.done() for request in requests)
+
+    async with loading(whole, client) as requests:
+        await asyncio.to_thread(wait_for, "an answer", kill, 60)
+        answers = await asyncio.gather(*requests)
+    assert {(answer.status_code, answer.json()["error"]["code"]) for answer in answers} == {(503, "model_load_failed")}
 
 
 async def test_killed_ingress_replica_costs_no_request_that_had_not_begun(

@@ -14,11 +14,8 @@ from deployments.residency import Decision, Model, ResidencyPolicy
 from deployments.residency import policy as module
 from deployments.residency.board import Report, Row, Table
 from deployments.residency.decision import BACK_OFF_S, decide
-from deployments.residency.policy import (
-    NO_PROCESS_S,
-    RESTART_S,
-)
-from tests.residency.world import HERE, NOW, Deployment, World, context, placed, server_of, server_with_one
+from deployments.residency.policy import NO_PROCESS_S, RESTART_S, STARTS
+from tests.residency.world import HERE, NOW, Deployment, Server, World, context, placed, server_of, server_with_one
 
 # What Serve says, and is told ----------------------------------------------------------------------------------------
 
@@ -422,17 +419,63 @@ def test_model_without_a_process_did_not_start(world: World) -> None:
     assert world.ask(policy, context("a", replicas=1, up=0)) == {"a": 0}
 
 
-def test_vanished_process_is_a_failure(world: World) -> None:
-    server = server_of(world, a=Deployment(queued=1))
+def lose_start(server: Server) -> None:
+    """Model a is started, and its process ends without a word."""
+    a = server.models["a"]
+    a.queued = 1
+    server.step()
+    assert a.target == 1
+    server.start("a")
+    server.step()
+    server.die("a")
+
+
+def test_start_that_was_lost_is_tried_again(world: World) -> None:
+    server = server_of(world, a=Deployment())
+    lose_start(server)
+    assert server.step() == {"a": 0}
+    assert world.row("a").ended_why == "its process was lost while it was starting, and it is tried again"
+    assert server.models["a"].target == 1, "Serve does not end what is waited for"
+    server.models["a"].queued = 0
+    assert server.step() == {"a": 0}
+    assert world.row("a").failure is None
+    server.models["a"].queued = 1
+    assert server.step() == {"a": 1}
+    server.up("a")
+    assert (world.row("a").lost, server.models["a"].running) == (0, 1)
+
+
+def test_start_that_is_lost_again_and_again_is_a_failure(world: World) -> None:
+    server = server_of(world, a=Deployment())
+    for lost in range(1, STARTS):
+        lose_start(server)
+        server.models["a"].queued = 0
+        assert server.step() == {"a": 0}
+        assert (world.row("a").lost, world.row("a").failure) == (lost, None)
+    lose_start(server)
+    server.models["a"].queued = 0
+    assert server.step() == {}
+    assert world.row("a").failure == "its process ended while it was starting"
+    assert server.step(BACK_OFF_S) == {"a": 0}
+    assert world.row("a").lost == 0
+
+
+def test_start_that_says_why_it_failed_is_not_tried_again(world: World) -> None:
+    server = server_of(world, a=Deployment())
+    lose_start(server)
+    server.models["a"].queued = 0
+    world.reports = [Report("a", "r0", HERE, failure="OSError: no weights")]
+    assert server.step() == {}
+    assert (world.row("a").lost, world.row("a").failure) == (0, "OSError: no weights")
+
+
+def test_start_that_nobody_asked_for_is_tried_again(world: World) -> None:
+    server = server_of(world, a=Deployment(model={"auto_start": True}))
     server.step()
     server.start("a")
     server.step()
-    server.models["a"].queued = 0
     server.die("a")
-    server.step()
-    assert not world.row("a").waiting
-    assert server.step(BACK_OFF_S) == {"a": 0}
-    assert world.row("a").failure == "its process ended while it was starting"
+    assert [server.step(), server.step()] == [{"a": 0}, {"a": 1}]
 
 
 def test_model_may_take_a_while_until_it_has_a_process(world: World) -> None:
