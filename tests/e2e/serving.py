@@ -124,6 +124,7 @@ class Serving:
         for name in gone:
             wait_for(f"{name} has gone", lambda n=name: not self.named(f"ray::ServeReplica:{n}:"), 60)  # type: ignore[misc]
         self.wait_ready()
+        wait_for("all ingress replicas and keepers", self._is_whole, 120)
 
     def change(self, name: str, models: list[dict[str, Any]]) -> None:
         """Gives an application these models, by `serve deploy`, and waits for nothing."""
@@ -135,10 +136,33 @@ class Serving:
     def _serve_deploy(self) -> None:
         self._write()
         serve = Path(sys.executable).with_name("serve")
-        (address,) = wait_for("the dashboard's address", lambda: _DASHBOARD.findall(self.log.read_text()), 30)
         env = {**self._env, "RAY_AUTH_MODE": "token"}
-        command: list[str | Path] = [serve, "deploy", "--address", f"http://{address}", self.config]
+        command: list[str | Path] = [serve, "deploy", "--address", self._dashboard, self.config]
         subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
+
+    @property
+    def _dashboard(self) -> str:
+        (address,) = wait_for("the dashboard's address", lambda: _DASHBOARD.findall(self.log.read_text()), 30)
+        return f"http://{address}"
+
+    def _is_whole(self) -> bool:
+        """Whether Serve says so of the ingress and the keeper: one ingress replica is enough to answer, before there is
+        a keeper."""
+        token = Path("~/.ray/auth_token").expanduser().read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = httpx.get(f"{self._dashboard}/api/serve/applications/", headers=headers, timeout=30)
+        assert answer.status_code == 200, answer.text
+        seen = {name: one["deployments"] for name, one in answer.json()["applications"].items()}
+        return all(
+            seen.get(application, {}).get(deployment, {}).get("status") == "HEALTHY"
+            for application in self._deployed
+            for deployment in ("Ingress", "Keeper")
+        )
+
+    def serve_logs(self) -> Path:
+        """Where its Ray keeps the logs of Serve."""
+        (session,) = Path(tempfile.gettempdir(), "ray").glob(f"session_*_{self._child.pid}")
+        return session / "logs" / "serve"
 
     def wait_ready(self, deadline_s: float = 120) -> None:
         for one in self._applications:

@@ -41,12 +41,6 @@ def stats(serving: Serving) -> dict[str, Any]:
     return told
 
 
-@pytest.fixture(scope="module", autouse=True)
-def keeper(serving: Serving, _deployed: None) -> None:
-    """Without it nothing is kept, and the ingress answers before it is there."""
-    wait_for("the keeper", lambda: httpx.get(f"{serving.url}/cached/api/cache/stats", timeout=30).is_success, 60)
-
-
 @contextmanager
 def asking(serving: Serving, body: dict[str, Any], count: int) -> Iterator[list[Future[httpx.Response]]]:
     """So many clients at the same time."""

@@ -218,6 +218,6 @@ def test_model_moves_to_its_next_placement_when_its_node_goes(cluster: Nodes, sp
 
 
 def moved(serving: Serving) -> bool:
-    with contextlib.suppress(httpx.HTTPError, KeyError):  # the ingress that was asked may just have gone
+    with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):  # the ingress that was asked may just have gone
         return placement(serving, "right") == "right~1"
     return False

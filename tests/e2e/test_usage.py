@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -133,14 +132,14 @@ def test_throughput_shows_the_last_moments(api: httpx.Client) -> None:
     assert sum(point["tokens_per_s"] for point in points) > 0
 
 
-def test_log_of_each_ingress_replica_is_a_line_of_json_a_request(api: httpx.Client) -> None:
+def test_log_of_each_ingress_replica_is_a_line_of_json_a_request(serving: Serving, api: httpx.Client) -> None:
     began = time.time()
     api.post(
         CHAT, json=chat(stream=True), headers={"x-request-id": f"logged-{began}", "authorization": "Bearer s3cr3t"}
     )
 
     def written() -> list[str]:
-        files = Path("/tmp/ray/session_latest/logs/serve").glob("requests_usage_*.log")
+        files = serving.serve_logs().glob("requests_usage_*.log")
         return [line for file in files for line in file.read_text().splitlines()]
 
     wait_for("the line", lambda: any(f"logged-{began}" in line for line in written()), STORED_S)

@@ -121,7 +121,7 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def await_that(what: str, look: Callable[[], object], seconds: float = 10) -> None:
+def await_that(what: str, look: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
