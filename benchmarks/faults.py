@@ -17,10 +17,10 @@ from pathlib import Path
 
 from benchmarks import command, faults_load, faults_swaps
 from benchmarks.command import Result, say
-from benchmarks.faults_acts import AT_CLUSTER, AT_HAPROXY, AT_SERVES_PROXY, Fault
+from benchmarks.faults_acts import AT_CLUSTER, AT_HAPROXY, AT_SERVES_PROXY, AT_VLLM, Fault
 from benchmarks.faults_cluster import cluster
 from benchmarks.faults_load import Answer, Load, Outcome
-from benchmarks.faults_server import AIMED, OTHER, REAL, World, application
+from benchmarks.faults_server import AIMED, OTHER, REAL, USUAL, VLLM, World, application
 from benchmarks.load import HOST
 from benchmarks.servers import AS_SERVED, behind_haproxy, free_port, serve_run
 from benchmarks.tables import Row, machine, table
@@ -74,12 +74,19 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def one_node(folder: Path, name: str, env: Mapping[str, str]) -> Iterator[World]:
+def one_node(
+    folder: Path,
+    name: str,
+    env: Mapping[str, str],
+    names: Sequence[str] = USUAL,
+    asked: Sequence[str] = (AIMED, OTHER, REAL),
+) -> Iterator[World]:
+    """asked: of the models, those under load."""
     with (
         small_disk(folder / f"{name}-data") as data,
-        serve_run(folder, name, [application(data)], {**AS_SERVED, **env}, models=(AIMED, OTHER, REAL)) as served,
+        serve_run(folder, name, [application(data, names)], {**AS_SERVED, **env}, models=asked) as served,
     ):
-        yield World(*served, folder, data)
+        yield World(*served, folder, data, asked)
 
 
 @contextmanager
@@ -104,6 +111,7 @@ class Group:
 GROUPS = (
     Group("Serve's proxy", AT_SERVES_PROXY, lambda folder: one_node(folder, "proxy", {})),
     Group("HAProxy", AT_HAPROXY, lambda folder: one_node(folder, "haproxy", behind_haproxy())),
+    Group("Serve's proxy", AT_VLLM, lambda folder: one_node(folder, "vllm", {}, (VLLM, AIMED), (VLLM, AIMED))),
     Group("Serve's proxies", AT_CLUSTER, two_nodes),
 )
 NAMES = tuple(name for group in GROUPS for name in group.faults)

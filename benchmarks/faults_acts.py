@@ -14,7 +14,7 @@ import httpx
 
 from benchmarks import faults_cluster
 from benchmarks.faults_cluster import Cluster
-from benchmarks.faults_server import AIMED, FAR, FAST, NAME, REAL, World
+from benchmarks.faults_server import AIMED, FAR, FAST, NAME, REAL, VLLM, World
 from benchmarks.load import PATH
 from benchmarks.roles import REPLICA
 from benchmarks.servers import Child, answers
@@ -54,6 +54,12 @@ def _killed_replica(model: str) -> Act:
         yield
 
     return act
+
+
+@contextmanager
+def _killed_engine(world: World) -> Iterator[None]:
+    world.engine().kill()
+    yield
 
 
 @contextmanager
@@ -189,6 +195,9 @@ AT_SERVES_PROXY: Mapping[str, Fault] = {
     "slow": Fault("ten clients that read a byte a second", _slow_clients),
     "halt": Fault("a model's replica hangs (SIGSTOP)", _halted, waits_s=180),
     "halt-ingress": Fault("an ingress replica hangs (SIGSTOP)", _halted_ingress, waits_s=180),
+}
+AT_VLLM: Mapping[str, Fault] = {
+    "engine": Fault("vLLM's engine process, kill -9", _killed_engine, hit=VLLM, waits_s=180),
 }
 AT_CLUSTER: Mapping[str, Fault] = {
     "head": Fault("Ray's control service (GCS), and with it the head, started again", _killed_head, waits_s=120),

@@ -16,16 +16,18 @@ from benchmarks.roles import REPLICA, role_of
 from benchmarks.servers import CACHE, SOURCE, Urls, ours
 
 NAME = "faults"
-AIMED, OTHER, REAL, FAST, FAR = "aimed", "other", "real", "fast", "far"
+AIMED, OTHER, REAL, FAST, FAR, VLLM = "aimed", "other", "real", "fast", "far", "vllm"
+USUAL = (AIMED, OTHER, REAL, FAST, FAR)
 PACE_MS = 50
-STREAMS = (Streams(AIMED, 2, 40), Streams(OTHER, 2, 40), Streams(REAL, 1, 6))
+STREAMS = (Streams(AIMED, 2, 40), Streams(OTHER, 2, 40), Streams(REAL, 1, 6), Streams(VLLM, 1, 6))
 INGRESS_REPLICAS = 2
 LOOK_S = 0.1
+KV_CACHE_BYTES = 2**28
 WHOLE_S = 90.0  # until a server is itself again
 
 
-def application(data_dir: Path, only: Sequence[str] | None = None) -> dict[str, Any]:
-    """only: of its models."""
+def application(data_dir: Path, names: Sequence[str] = USUAL) -> dict[str, Any]:
+    """names: of its models."""
     echo = {"engine": "echo", "engine_args": {"interval_ms": PACE_MS}}
     models: list[dict[str, Any]] = [
         {"name": AIMED, **echo, "auto_start": True},
@@ -33,11 +35,15 @@ def application(data_dir: Path, only: Sequence[str] | None = None) -> dict[str, 
         {"name": REAL, "engine": "mlx", "source": SOURCE, "auto_start": True},
         {"name": FAST, "engine": "echo", "auto_start": True},
         {"name": FAR, **echo, "placements": [{"resources": {FAR: 1}}, {}]},
+        {
+            **{"name": VLLM, "engine": "vllm", "source": SOURCE, "auto_start": True},
+            "engine_args": {"max_model_len": 512, "enforce_eager": True, "kv_cache_memory_bytes": KV_CACHE_BYTES},
+        },
     ]
     return ours(
         NAME,
         "/",
-        [model for model in models if only is None or model["name"] in only],
+        [model for model in models if model["name"] in names],
         cache_dir=str(CACHE),
         data_dir=str(data_dir),
         ingress_replicas=INGRESS_REPLICAS,
@@ -73,6 +79,11 @@ class World:
     def replica(self, model: str) -> psutil.Process:
         """The only one of a model."""
         (found,) = self._those(lambda line: line.startswith(f"{REPLICA}:{NAME}:{model}"))
+        return found
+
+    def engine(self) -> psutil.Process:
+        """The process that computes, which vLLM starts beside its server."""
+        (found,) = self._those(lambda line: line.startswith("VLLM::EngineCore"))
         return found
 
     def haproxy(self) -> psutil.Process:

@@ -57,6 +57,8 @@ MAX_REQUESTS = 100_000  # in an ingress replica: the models are the bound, not t
 # The ingress never blocks, so it needs no loops apart for Serve's code and its own: each chunk and each reservation
 # would cross threads. Read by Serve when the replica's process starts; 10 to 20 % more throughput.
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+# Else glibc keeps, of what was returned, up to twice the largest piece that ever was.
+GIVES_BACK = {"MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 def _cors_origins() -> tuple[str, ...]:
@@ -284,7 +286,10 @@ def build(args: dict[str, Any]) -> Application:
         # The next ones are up before the last ones go, if nodes may hold both.
         max_surge_percent=0 if settings.ingress_replicas_per_node else 100,
         max_ongoing_requests=MAX_REQUESTS,
-        ray_actor_options={"num_cpus": 0.1, "runtime_env": {"env_vars": {**ONE_LOOP, **SERVERS_PRIORITY}}},
+        ray_actor_options={
+            "num_cpus": 0.1,
+            "runtime_env": {"env_vars": {**ONE_LOOP, **GIVES_BACK, **SERVERS_PRIORITY}},
+        },
         graceful_shutdown_timeout_s=settings.request_timeout_s + DRAIN_MARGIN_S,
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
         **HEALTH,
