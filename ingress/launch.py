@@ -41,6 +41,7 @@ MISTAKEN = (OSError, ValueError, yaml.YAMLError)
 STOP_S = 60.0  # behind HAProxy Serve keeps the ingress reachable for 30 s
 KILL_S = 5.0
 LOOK_S = 0.5
+RAY_S = 2.0
 
 
 def main(arguments: list[str]) -> int:
@@ -144,11 +145,29 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
+def dead_ray(environ: Mapping[str, str]) -> str | None:
+    """The address of a Ray that `serve run` would wait for, and that is not there any more: `ray start` notes its own
+    for all who come after it, and nobody takes the note of one down that was killed."""
+    note = Path(environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray", "ray_current_cluster")
+    if "RAY_ADDRESS" in environ or not note.exists():
+        return None
+    address = note.read_text().strip()
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), RAY_S):
+            return None
+    except (OSError, ValueError):
+        return address
+
+
 def run(path: Path, settings: Settings, url: str) -> int:
     """Runs Serve until it ends or a signal comes. Returns the exit status."""
     # A session of its own: Ctrl-C reaches it once, from here, and not each of Ray's processes at a time of its own.
     serve = Path(sys.executable).with_name("serve")
     env = {**SERVING, **os.environ}
+    if (address := dead_ray(env)) is not None:
+        print(f"The Ray at {address} is not there any more: starting one.", flush=True)
+        env["RAY_ADDRESS"] = "local"
     own_key = secrets.token_urlsafe(32) if settings.keys else ""  # of this run, to see how the models are
     if own_key:
         env[clients.ENVIRONMENT] = ",".join([*filter(None, [env.get(clients.ENVIRONMENT)]), own_key])

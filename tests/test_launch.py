@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from deployments.config import ConfigError
-from ingress.launch import changed, checked, is_free, main, read
+from ingress.launch import changed, checked, dead_ray, is_free, main, read
 
 OURS = """
   - name: ours
@@ -112,6 +112,33 @@ def test_port_is_free_although_old_connections_linger_on_it() -> None:
 
 def test_address_that_is_not_this_machines_is_not_free() -> None:
     assert not is_free("192.0.2.1", 0)
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    """Where `ray start` notes its address."""
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray" / "ray_current_cluster"
+
+
+def test_ray_that_was_killed_is_not_waited_for(tmp_path: Path, noted: Path) -> None:
+    env = {"RAY_TMPDIR": str(tmp_path)}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        noted.write_text(f"{address}\n")
+        assert dead_ray(env) is None
+    assert dead_ray(env) == address
+    assert dead_ray({**env, "RAY_ADDRESS": "auto"}) is None, "as the operator says"
+
+
+@pytest.mark.parametrize("text", ["", "nowhere", "::"])
+def test_note_that_names_no_ray_is_one_of_a_dead_one(tmp_path: Path, noted: Path, text: str) -> None:
+    noted.write_text(text)
+    assert dead_ray({"RAY_TMPDIR": str(tmp_path)}) == text
+
+
+def test_without_a_note_serve_looks_by_itself(tmp_path: Path) -> None:
+    assert dead_ray({"RAY_TMPDIR": str(tmp_path)}) is None
 
 
 def test_server_for_others_without_keys_is_refused_before_anything_starts(
