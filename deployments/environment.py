@@ -16,6 +16,8 @@ SERVING: Mapping[str, str] = {
     "RAY_maximum_gcs_destroyed_actor_cached_count": "1000",
     # glibc gives each thread a heap of its own, of which little comes back: processes of many threads grow for hours.
     "MALLOC_ARENA_MAX": "2",
+    # Else the controller's metrics name each replica that there ever was.
+    "RAY_SERVE_CONTROLLER_METRICS_INCLUDE_HIGH_CARDINALITY_TAGS": "0",
     # A proxy that is dead is replaced after three looks; every ten seconds is Serve's own way.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     # A replica that hangs does not hear that it is to finish its answers, for which Serve would wait.

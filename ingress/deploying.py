@@ -28,6 +28,9 @@ KEEPER_STOP_S = 5.0
 HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 10}
 # Ray's workers yield the CPU to all others (niceness 15), as is right for batches; engines that serve do not.
 SERVERS_PRIORITY = {"RAY_worker_niceness": "0"}
+# What Serve measures of a replica says nothing, since requests come past it, and Ray's agents keep it for ever: sixty
+# series of each process that there ever was. The ingress and the keeper measure what matters.
+UNMEASURED = {"RAY_enable_metrics_collection": "false"}
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 NOT_THE_REPLICAS = {field.name for field in fields(residency.Model)} | {
     "affinity",
@@ -149,7 +152,7 @@ def _options(
     actor = actor_options(placement)
     env = actor.get("runtime_env", {})
     warmed = warm.environment(engine) if settings.warm_start else {}
-    actor["runtime_env"] = {**env, "env_vars": {**SERVERS_PRIORITY, **warmed, **env.get("env_vars", {})}}
+    actor["runtime_env"] = {**env, "env_vars": {**SERVERS_PRIORITY, **UNMEASURED, **warmed, **env.get("env_vars", {})}}
     options: dict[str, Any] = {
         "autoscaling_config": {
             # The application's policy alone decides, from the first replica on. (With `initial_replicas` Serve would

@@ -22,7 +22,7 @@ with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # f
     from deployments.model import ModelReplica
     from deployments.pool import PoolReplica
     from ingress import deploying
-    from ingress.deploying import SERVERS_PRIORITY
+    from ingress.deploying import SERVERS_PRIORITY, UNMEASURED
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from within Serve, at its own fields
 GPU_OR_CPU = [{"num_gpus": 1}, {"device": "cpu", "num_cpus": 2}]
@@ -219,7 +219,7 @@ def test_group_gives_a_replica_its_bundles_and_no_other_has_one() -> None:
 def test_replica_claims_what_its_placement_says() -> None:
     known = settings({"name": "a", "placements": GPU_OR_CPU}, warm_start=False)
     options = {name: d.ray_actor_options for name, d in deployments(known).items()}
-    env = {"runtime_env": {"env_vars": SERVERS_PRIORITY}}
+    env = {"runtime_env": {"env_vars": {**SERVERS_PRIORITY, **UNMEASURED}}}
     assert options["a"] == {"num_cpus": DEFAULT_CPUS, "num_gpus": 1, **env}
     assert options["a~1"] == {"num_cpus": 2, **env}
 
@@ -229,7 +229,7 @@ def test_warm_process_is_of_the_replicas_engine_and_the_placements_own_environme
     overriding = {"ray_actor_options": {"runtime_env": {"env_vars": {warm.HOOK: "mine"}}}}
     known = settings({"name": "a", "placements": [placement, overriding]}, {"name": "p", "pool": "many"})
     env = {name: d.ray_actor_options["runtime_env"] for name, d in deployments(known).items()}
-    ours = {**SERVERS_PRIORITY, **warm.environment("echo")}
+    ours = {**SERVERS_PRIORITY, **UNMEASURED, **warm.environment("echo")}
     assert env["a"] == {"env_vars": {**ours, "A": "1"}, "working_dir": "/w"}
     assert env["a~1"]["env_vars"] == {**ours, warm.HOOK: "mine"}
     assert env["pool--many"]["env_vars"] == ours
