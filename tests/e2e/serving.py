@@ -24,6 +24,7 @@ from deployments import warm
 from deployments.environment import SERVING
 
 T = TypeVar("T")
+BUSY_S = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 _DASHBOARD = re.compile(r"dashboard at \S*?([\d.]+:\d+)")
 CACHE = Path(os.environ.get("LLM_MANAGER_CACHE", "~/.cache/llm-manager")).expanduser()
@@ -36,7 +37,8 @@ def free_port() -> int:
 
 
 def wait_for(what: str, look: Callable[[], T], deadline_s: float) -> T:
-    """What `look` returns once it is true. Fails after `deadline_s`."""
+    """What `look` returns once it is true. Fails after `deadline_s`, and not before a busy machine has had its time."""
+    deadline_s = max(deadline_s, BUSY_S)
     end = time.monotonic() + deadline_s
     while not (seen := look()):
         assert time.monotonic() < end, f"not within {deadline_s:g} s: {what}"

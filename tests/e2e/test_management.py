@@ -107,13 +107,13 @@ async def test_starts_join_one_start(ops: Ops) -> None:
 def test_start_that_cannot_succeed_says_why_and_may_be_tried_again(ops: Ops) -> None:
     for _ in range(2):  # an operator does not wait for the back-off
         assert "No safetensors found" in failed(ops.post("broken/start"), 503, "model_load_failed")
-    assert "No safetensors found" in ops.wait("broken", "failed", 5)["failure_reason"]
+    assert "No safetensors found" in ops.wait("broken", "failed")["failure_reason"]
 
 
 def test_request_for_a_failed_model_is_answered_at_once(ops: Ops) -> None:
     failed(ops.post("broken/start"), 503, "model_load_failed")
-    ops.wait("broken", "failed", 5)
-    answer = httpx.post(ops.url + CHAT, json=body("broken"), timeout=5)
+    ops.wait("broken", "failed")
+    answer = httpx.post(ops.url + CHAT, json=body("broken"), timeout=30)
     assert answer.status_code == 503
     assert "No safetensors found" in answer.json()["error"]["message"]
 
