@@ -44,7 +44,7 @@ class Seen:
 
 
 async def under_load(world: World, fault: Fault, where: str, *, quick: bool) -> Seen:
-    load = Load(world.url, fault.hit, world.streams)
+    load = Load(world.url, fault.hit, world.streams, fault.every_s)
     await load.start()
     await asyncio.sleep(QUICK_BEFORE_S if quick else BEFORE_S)
     with fault.act(world):

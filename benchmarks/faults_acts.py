@@ -14,12 +14,14 @@ import httpx
 
 from benchmarks import faults_cluster
 from benchmarks.faults_cluster import Cluster
+from benchmarks.faults_load import SHORT_EVERY_S
 from benchmarks.faults_server import AIMED, FAR, FAST, NAME, REAL, VLLM, World
 from benchmarks.load import PATH
 from benchmarks.roles import REPLICA
 from benchmarks.servers import Child, answers
 
 STOP_S = 30.0
+SLOW_EVERY_S = 2.0  # of a real engine on CPUs
 HEAD_S = 30.0  # in which a head ends whose control service is gone
 
 Act = Callable[[World], AbstractContextManager[object]]
@@ -28,12 +30,14 @@ Act = Callable[[World], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Fault:
-    """what: a line of the table. hit: the model that short requests are for. waits_s: longer than this nobody waits for
+    """what: a line of the table. hit: the model that short requests are for, one each
+    `every_s`. waits_s: longer than this nobody waits for
     the first whole answer. before: entered before there is any load."""
 
     what: str
     act: Act
     hit: str = AIMED
+    every_s: float = SHORT_EVERY_S
     waits_s: float = 60.0
     before: Act = nullcontext
 
@@ -185,7 +189,7 @@ def _read_slowly(url: str, done: threading.Event) -> None:
 
 AT_SERVES_PROXY: Mapping[str, Fault] = {
     "replica": Fault("a model's replica, kill -9", _killed_replica(AIMED)),
-    "mlx": Fault("a real model's replica (MLX), kill -9", _killed_replica(REAL), hit=REAL),
+    "mlx": Fault("a real model's replica (MLX), kill -9", _killed_replica(REAL), hit=REAL, every_s=SLOW_EVERY_S),
     "ingress": Fault("an ingress replica, kill -9", _killed("ingress")),
     "proxy": Fault("Serve's proxy, kill -9", _killed("proxy")),
     "keeper": Fault("the keeper, kill -9", _killed("keeper")),
@@ -197,7 +201,7 @@ AT_SERVES_PROXY: Mapping[str, Fault] = {
     "halt-ingress": Fault("an ingress replica hangs (SIGSTOP)", _halted_ingress, waits_s=180),
 }
 AT_VLLM: Mapping[str, Fault] = {
-    "engine": Fault("vLLM's engine process, kill -9", _killed_engine, hit=VLLM, waits_s=180),
+    "engine": Fault("vLLM's engine process, kill -9", _killed_engine, hit=VLLM, every_s=SLOW_EVERY_S, waits_s=180),
 }
 AT_CLUSTER: Mapping[str, Fault] = {
     "head": Fault("Ray's control service (GCS), and with it the head, started again", _killed_head, waits_s=120),

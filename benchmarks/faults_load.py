@@ -66,11 +66,13 @@ def outcome_of(body: bytes) -> Outcome:
 @dataclass
 class Load:
     """Goes on from `start` to `stop`; by hand between `open` and `close`. aimed: the model that short requests are for,
-    which are sent at a fixed pace."""
+    one each
+    `every_s`."""
 
     url: str
     aimed: str
     streams: Sequence[Streams]
+    every_s: float = SHORT_EVERY_S
     answers: list[Answer] = field(default_factory=list)
 
     async def open(self) -> None:
@@ -102,7 +104,7 @@ class Load:
             task = asyncio.create_task(self.ask(self.aimed, SHORT_TOKENS, stream=number % 2 == 0))
             running.add(task)
             task.add_done_callback(running.discard)
-            await asyncio.sleep(SHORT_EVERY_S)
+            await asyncio.sleep(self.every_s)
         await asyncio.gather(*running)
 
     async def _client(self, streams: Streams) -> None:
