@@ -18,6 +18,7 @@ import yaml
 
 from benchmarks.load import HOST
 from benchmarks.servers import AS_SERVED, HAPROXY, Child, Urls, free_port
+from ingress.launch import outlived
 
 RAY, SERVE = (str(Path(sys.executable).with_name(name)) for name in ("ray", "serve"))
 DEPLOY_S = 120.0
@@ -30,7 +31,7 @@ def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(processes, timeout=10)
+    outlived(processes, 10)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import yaml
 from benchmarks.load import HOST, KEY, PATH, ROOT, WITH_KEY, request_body
 from deployments.environment import SERVING
 from deployments.keys import hash_of
+from ingress.launch import outlived
 
 FAST, PACED = "fast", "paced"
 PACE_MS = 50.0
@@ -101,10 +102,10 @@ class Child:
                 family += self.family()
                 self._process.kill()
                 self._process.wait()
-        _, alive = psutil.wait_procs(family, timeout=KILL_S)
+        alive = outlived(family, KILL_S)
         for process in alive:
             process.kill()
-        psutil.wait_procs(alive, timeout=KILL_S)
+        outlived(alive, KILL_S)
 
     def family(self) -> list[psutil.Process]:
         """All processes that it has started, and they in turn."""

@@ -22,6 +22,7 @@ import yaml
 
 from deployments import warm
 from deployments.environment import SERVING
+from ingress.launch import outlived
 
 T = TypeVar("T")
 BUSY_S = 60.0
@@ -238,7 +239,7 @@ class Serving:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             child.wait(10)
-            psutil.wait_procs(family, timeout=10)
+            outlived(family, 10)
             noted.unlink(missing_ok=True)
             if before is not None:
                 noted.write_bytes(before)
@@ -264,7 +265,7 @@ class Serving:
 
     def left_behind(self, deadline_s: float = 10) -> list[str]:
         """Command lines of processes that are still there."""
-        _, alive = psutil.wait_procs(self._family, timeout=deadline_s)
+        alive = outlived(self._family, deadline_s)
         return [_title(process) for process in alive]
 
     def stop(self) -> None:
@@ -276,7 +277,7 @@ class Serving:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
-        _, alive = psutil.wait_procs(self._family, timeout=5)
+        alive = outlived(self._family, 5)
         for process in alive:
             process.kill()
 
