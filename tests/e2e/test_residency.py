@@ -241,4 +241,4 @@ def test_client_that_hangs_up_stops_the_engine(serving: Serving, streamed: bool)
                 client.post(serving.url + CHAT, json=request, timeout=2)
     wait_for("idle is unloaded", lambda: serving.statuses()["idle"] == "stopped", 20)
     wait_for("its slot was given back", lambda: not serving.replicas("main", "idle"), 5)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300
