@@ -60,7 +60,10 @@ class Cluster:
 
     def start_head(self) -> None:
         options = [f"--port={self.port}", f"--dashboard-port={self.dashboard}", "--num-cpus=0"]
-        self.head = self._node("head", ["--head", *options, f"--temp-dir={self.folder / 'r'}"])
+        files = self.folder / "r"
+        # A pod's own would be gone with it: Ray takes the other node's processes for those of a head that still runs.
+        (files / "ray_current_cluster").unlink(missing_ok=True)
+        self.head = self._node("head", ["--head", *options, f"--temp-dir={files}"])
 
     def start_node(self) -> None:
         self.node = self._node("node", [f"--address={HOST}:{self.port}", f"--num-cpus={WORKER_CPUS}"])
