@@ -30,9 +30,8 @@ Act = Callable[[World], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class Fault:
-    """what: a line of the table. hit: the model that short requests are for, one each
-    `every_s`. waits_s: longer than this nobody waits for
-    the first whole answer. before: entered before there is any load."""
+    """what: a line of the table. hit: the model that short requests are for, one each `every_s`. waits_s: longer than
+    this nobody waits for the first whole answer. before: entered before there is any load."""
 
     what: str
     act: Act

@@ -66,8 +66,7 @@ def outcome_of(body: bytes) -> Outcome:
 @dataclass
 class Load:
     """Goes on from `start` to `stop`; by hand between `open` and `close`. aimed: the model that short requests are for,
-    one each
-    `every_s`."""
+    one each `every_s`."""
 
     url: str
     aimed: str

@@ -24,6 +24,7 @@ from benchmarks.roles import role_of
 from benchmarks.scale_policy import Ticks
 from benchmarks.servers import AS_SERVED, Child, ours, serve_run
 from benchmarks.tables import machine, table, target, targets
+from ingress.launch import is_alive
 from ingress.leases import REST_S
 
 NAME = "scale"
@@ -132,12 +133,8 @@ def megabytes(child: Child) -> dict[str, float]:
 
 def roles(child: Child) -> list[tuple[psutil.Process, str]]:
     """The processes that stay."""
-    named = [(process, role_of(" ".join(process.cmdline()), NAME)) for process in child.family() if alive(process)]
+    named = [(process, role_of(" ".join(process.cmdline()), NAME)) for process in child.family() if is_alive(process)]
     return [(process, role) for process, role in named if role in ROLES]
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def markdown(seen: Sequence[Seen], ticks: Sequence[Ticks]) -> str:

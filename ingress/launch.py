@@ -224,12 +224,12 @@ def outlived(processes: Iterable[psutil.Process], seconds: float) -> list[psutil
     FileNotFoundError on Linux 6.18, of a process that was just going.)"""
     deadline = time.monotonic() + seconds
     left = list(processes)
-    while (left := [process for process in left if _is_alive(process)]) and time.monotonic() < deadline:
+    while (left := [process for process in left if is_alive(process)]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
