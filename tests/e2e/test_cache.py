@@ -114,7 +114,8 @@ def test_one_computes_and_the_others_wait_for_it(serving: Serving) -> None:
 def test_if_who_computes_hangs_up_the_next_one_does(serving: Serving) -> None:
     body = {**new(), "model": "slow", "max_tokens": 20, "stream": True}
     with httpx.stream("POST", f"{serving.url}/cached{CHAT}", json=body, timeout=60) as leader:
-        next(leader.iter_bytes())
+        pieces = leader.iter_bytes()  # kept: httpx hangs up when nobody holds it
+        next(pieces)
         before = stats(serving)["misses"]
         with ThreadPoolExecutor(3) as pool:
             asked = [pool.submit(ask, serving, body) for _ in range(3)]
