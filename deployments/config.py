@@ -232,6 +232,8 @@ def _variant(model: ModelConfig, rank: int, placement: Placement) -> Variant:
     if placement.engine is None and model.engine == "auto" and engine == "vllm" and placement.num_gpus is None:
         placement = placement.model_copy(update={"num_gpus": 1.0})
     args = model.engine_args if placement.engine_args is None else placement.engine_args
+    if _is_by_engine(args):
+        args = args.get(engine, {})
     return Variant(
         deployment_name=model.deployment_name if rank == 0 else f"{model.deployment_name}~{rank}",
         engine=engine,
@@ -239,6 +241,12 @@ def _variant(model: ModelConfig, rank: int, placement: Placement) -> Variant:
         engine_args=args,
         placement=placement,
     )
+
+
+def _is_by_engine(args: Mapping[str, Any]) -> bool:
+    """Whether they are `{mlx: {…}, vllm: {…}}`, for a model whose engine the machine chooses: no engine has an argument
+    with an engine's name."""
+    return bool(args) and args.keys() <= MODES.keys() and all(isinstance(own, dict) for own in args.values())
 
 
 def _mistakes(settings: Settings) -> Iterator[str]:
@@ -322,6 +330,8 @@ def _variant_mistakes(path: str, where: str, model: ModelConfig, variant: Varian
     if own.device == "cpu" and own.num_gpus:
         yield f"{where}.num_gpus: a placement on the CPU has none"
     prefix = f"{path if own.engine_args is None else where}.engine_args"
+    if _is_by_engine(model.engine_args if own.engine_args is None else own.engine_args):
+        prefix += f".{variant.engine}"
     for name, message in _engine_args_mistakes(variant, model.mode):
         yield f"{prefix}{'.' if name else ''}{name}: {message}"
 

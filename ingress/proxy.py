@@ -1,14 +1,16 @@
 """Inside Serve's own proxy: what a client sees of an ingress replica that dies with its request.
 
-Serve's proxy then ends an answer where it is, or never begins one. A request to a model that has not been answered goes
-to another ingress replica; a stream that has begun ends with an error event. Serve takes the middleware from the
-function that RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names in the proxy's environment.
+Serve's proxy then ends an answer where it is, or never begins one. A request that has not been answered and may be done
+twice (one to a model, one that only reads, a wish for a model) goes to another ingress replica; a stream that has begun
+ends with an error event. Serve takes the middleware from the function that RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH
+names in the proxy's environment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 
 from starlette.datastructures import Headers
@@ -27,6 +29,9 @@ KEPT_BYTES = 64 * 2**20
 """Of a request's body, until its answer begins; a larger one is not sent again."""
 
 _PATHS = tuple(endpoint.path for endpoint in endpoints.ENDPOINTS)
+_ROOTS = ("/api/", "/v1/")
+_READS = frozenset({"GET", "HEAD"})
+_WISH = re.compile(r"/api/models/(.+/(start|stop|pin|unpin)|stop-all|restart-autostart)")
 
 logger = logging.getLogger("ray.serve")
 
@@ -40,10 +45,10 @@ class Unbroken:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = next((p for p in _PATHS if scope.get("path", "").endswith(p)), None)
-        if scope["type"] != "http" or path is None:
+        if scope["type"] != "http" or (path := _known(scope["path"])) is None:
             await self._app(scope, receive, send)
             return
+        twice = path in _PATHS or scope["method"] in _READS or _WISH.fullmatch(path) is not None
         request = _Request(receive)
         answer = _Answer(send, request.forget)
         for number in range(TRIES):
@@ -51,11 +56,20 @@ class Unbroken:
             if answer.ended or answer.begun or request.gone:
                 break
             logger.warning(f"{path}: an ingress replica was lost before it answered (try {number + 1}).")
-            if not request.whole:
+            if not twice or not request.whole:
                 break
             await asyncio.sleep(PAUSE_S)
         if not answer.ended and not request.gone:
             await answer.lose(scope, receive, path)
+
+
+def _known(path: str) -> str | None:
+    """The path without the application's prefix, which is not known here; None if it is none of ours."""
+    for known in _PATHS:
+        if path.endswith(known):
+            return known
+    starts = [path.find(root) for root in _ROOTS if root in path]
+    return path[min(starts) :] if starts else None
 
 
 class _Request:

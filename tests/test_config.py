@@ -193,6 +193,14 @@ def test_name_that_leads_to_two_models_is_refused(models: list[dict[str, Any]], 
         pytest.param(echo("a", engine_args={"tokens": 0}), "models[0].engine_args.tokens", id="bad engine argument"),
         pytest.param(echo("a", engine_args={"pace": 1}), "models[0].engine_args.pace", id="unknown engine argument"),
         pytest.param(
+            echo("a", engine_args={"echo": {"pace": 1}}),
+            "models[0].engine_args.echo.pace",
+            id="in an engine's arguments",
+        ),
+        pytest.param(
+            echo("a", engine_args={"echo": 1}), "models[0].engine_args.echo", id="an engine's arguments: no map"
+        ),
+        pytest.param(
             {"name": "a", "source": "owner/name", "engine_args": {"tokens": 1}},
             "models[0].engine_args.tokens",
             id="another engine's argument",
@@ -280,6 +288,13 @@ def test_each_placement_is_a_variant_with_what_it_says_before_what_the_model_say
     assert told == [("org--m", "vllm", "o/m-full", {}), ("org--m~1", "mlx", "o/m", {"max_tokens": 7})]
 
 
+def test_engine_args_of_each_engine_go_to_the_one_that_runs_the_model() -> None:
+    args = {"mlx": {"max_tokens": 7}, "vllm": {"max_model_len": 8}}
+    placements = (Placement(engine="vllm", num_gpus=1), Placement(), Placement(engine="echo"))
+    model = ModelConfig(name="m", source="o/m", engine_args=args, placements=placements)
+    assert [v.engine_args for v in model.variants] == [{"max_model_len": 8}, {"max_tokens": 7}, {}]
+
+
 def test_auto_is_vllm_on_a_gpu_where_its_cuda_build_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ModelConfig(name="m", source="o/m")
     assert (model.engine_name, model.variants[0].placement.num_gpus) == ("mlx", None)
@@ -334,6 +349,14 @@ def written_default(comment: str) -> Any:
 def test_example_parses(application: dict[str, Any]) -> None:
     settings = parse(application["args"])
     assert settings.models[0].name == "smollm2-135m"
+
+
+def test_example_serves_a_machine_with_gpus_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch, application: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(config, "auto_engine", lambda: "vllm")
+    (model,) = parse(application["args"]).models
+    assert [(variant.engine, variant.engine_args) for variant in model.variants] == [("vllm", {})]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from within Ray's own modules

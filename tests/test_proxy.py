@@ -47,7 +47,7 @@ class Proxy:
 
 
 async def ask(
-    app: Proxy, path: str = CHAT, *, body: tuple[bytes, ...] = (b"a", b"b"), gone: bool = False
+    app: Proxy, path: str = CHAT, *, method: str = "POST", body: tuple[bytes, ...] = (b"a", b"b"), gone: bool = False
 ) -> list[Message]:
     """What the client gets. gone: it hangs up in the middle of its request."""
     sent: list[Message] = []
@@ -62,7 +62,7 @@ async def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await Unbroken(app)({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+    await Unbroken(app)({"type": "http", "method": method, "path": path, "headers": []}, receive, send)
     return sent
 
 
@@ -114,10 +114,39 @@ async def test_client_that_has_gone_is_not_asked_for_again() -> None:
     assert len(app.read) == 1
 
 
-@pytest.mark.parametrize("path", ["/api/models/a/start", "/other"])
-async def test_what_may_not_be_done_twice_is_not(path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/org/a"),
+        ("HEAD", "/prefix/api/usage"),
+        ("POST", "/api/models/org/a/start"),
+        ("POST", "/prefix/api/models/stop-all"),
+    ],
+)
+async def test_what_may_be_done_twice_is_asked_again(method: str, path: str) -> None:
+    app = Proxy([], WHOLE)
+    assert await ask(app, path, method=method) == WHOLE
+    assert len(app.read) == 2
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/pay"), ("POST", "/prefix/v1/responses/a/cancel")])
+async def test_what_may_not_be_done_twice_is_not(method: str, path: str) -> None:
+    app = Proxy([], WHOLE)
+    start, body = await ask(app, path, method=method)
+    assert start["status"] == 503
+    assert json.loads(body["body"])["error"]["code"] == "engine_failed"
+    assert len(app.read) == 1
+
+
+async def test_operators_learn_it_in_their_shape() -> None:
+    _, body = await ask(Proxy(*[[]] * proxy.TRIES), "/prefix/api/models/a/stop")
+    assert json.loads(body["body"])["success"] is False
+
+
+async def test_other_applications_are_left_alone() -> None:
     app = Proxy([])
-    assert await ask(app, path) == []
+    assert await ask(app, "/other") == []
     assert len(app.read) == 1
 
 

@@ -148,6 +148,17 @@ async def test_killed_ingress_replica_costs_no_request_that_had_not_begun(
     assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {"hello " * TOKENS}
 
 
+async def test_killed_ingress_replica_costs_no_operator_an_answer(whole: Serving, client: httpx.AsyncClient) -> None:
+    """Both replicas have some of those who start a model, which takes three seconds."""
+    starts = [asyncio.create_task(client.post(f"{whole.url}/api/models/loads/start")) for _ in range(16)]
+    await asyncio.to_thread(wait_for, "its process", lambda: whole.replicas(NAME, "loads"), 30)
+    assert not any(start.done() for start in starts)
+    whole.replicas(NAME, "Ingress")[0].kill()
+    answers = await asyncio.gather(*starts)
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    await client.post(f"{whole.url}/api/models/loads/stop")
+
+
 async def test_streams_of_a_killed_ingress_replica_end_with_an_error_event(
     whole: Serving, client: httpx.AsyncClient
 ) -> None:
