@@ -136,10 +136,11 @@ def _nothing() -> None:
 
 
 def _idle() -> list[psutil.Process]:
-    """This machine's idle processes with this one's environment."""
+    """This node's idle processes with this one's environment: its raylet has started them as it has this one. (Another
+    node, or another Ray, may be on the same machine.)"""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::IDLE"):
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        if process.info["ppid"] == os.getppid() and (process.info["cmdline"] or [""])[0].startswith("ray::IDLE"):
             with suppress(psutil.Error):
                 if process.environ().get(HOOK) == os.environ[HOOK]:
                     found.append(process)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -39,6 +41,31 @@ def test_replica_without_the_hook_makes_nothing_ready(monkeypatch: pytest.Monkey
     before = threading.active_count()
     warm.refill(lambda: 0, 0.0)
     assert threading.active_count() == before
+
+
+IDLE = ["bash", "-c", "exec -a ray::IDLE sleep 60"]
+REPLICA = """
+import psutil, subprocess, sys
+from deployments import warm
+own, other_nodes = sys.argv[1], subprocess.Popen(sys.argv[2:])
+for pid in (int(own), other_nodes.pid):
+    while psutil.Process(pid).cmdline() != ["ray::IDLE", "60"]:
+        pass
+print([process.pid for process in warm._idle()])
+other_nodes.kill()
+"""
+
+
+def test_idle_processes_of_other_nodes_of_this_machine_are_not_counted() -> None:
+    """A node's processes are its raylet's children, as here they are this one's."""
+    environment = {**os.environ, **warm.environment("echo")}
+    with subprocess.Popen(IDLE, env=environment) as idle:
+        try:
+            replica = [sys.executable, "-c", REPLICA, str(idle.pid), *IDLE]
+            told = subprocess.run(replica, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        finally:
+            idle.kill()
+    assert told.stdout.split() == [f"[{idle.pid}]"]
 
 
 @dataclass
