@@ -18,7 +18,7 @@ import yaml
 
 from benchmarks.load import HOST
 from benchmarks.servers import AS_SERVED, HAPROXY, Child, Urls, free_port
-from ingress.launch import outlived
+from deployments.processes import outlived
 
 RAY, SERVE = (str(Path(sys.executable).with_name(name)) for name in ("ray", "serve"))
 DEPLOY_S = 120.0

@@ -24,7 +24,7 @@ from benchmarks.roles import role_of
 from benchmarks.scale_policy import Ticks
 from benchmarks.servers import AS_SERVED, Child, ours, serve_run
 from benchmarks.tables import machine, table, target, targets
-from ingress.launch import is_alive
+from deployments.processes import is_alive
 from ingress.leases import REST_S
 
 NAME = "scale"

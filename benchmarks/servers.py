@@ -21,7 +21,7 @@ import yaml
 from benchmarks.load import HOST, KEY, PATH, ROOT, WITH_KEY, request_body
 from deployments.environment import SERVING
 from deployments.keys import hash_of
-from ingress.launch import outlived
+from deployments.processes import outlived
 
 FAST, PACED = "fast", "paced"
 PACE_MS = 50.0

@@ -231,7 +231,7 @@ def _variant(model: ModelConfig, rank: int, placement: Placement) -> Variant:
     engine = placement.engine or model.engine_name
     if placement.engine is None and model.engine == "auto" and engine == "vllm" and placement.num_gpus is None:
         placement = placement.model_copy(update={"num_gpus": 1.0})
-    args = model.engine_args if placement.engine_args is None else placement.engine_args
+    args = _said_args(model, placement)
     if _is_by_engine(args):
         args = args.get(engine, {})
     return Variant(
@@ -241,6 +241,10 @@ def _variant(model: ModelConfig, rank: int, placement: Placement) -> Variant:
         engine_args=args,
         placement=placement,
     )
+
+
+def _said_args(model: ModelConfig, placement: Placement) -> dict[str, Any]:
+    return model.engine_args if placement.engine_args is None else placement.engine_args
 
 
 def _is_by_engine(args: Mapping[str, Any]) -> bool:
@@ -330,7 +334,7 @@ def _variant_mistakes(path: str, where: str, model: ModelConfig, variant: Varian
     if own.device == "cpu" and own.num_gpus:
         yield f"{where}.num_gpus: a placement on the CPU has none"
     prefix = f"{path if own.engine_args is None else where}.engine_args"
-    if _is_by_engine(model.engine_args if own.engine_args is None else own.engine_args):
+    if _is_by_engine(_said_args(model, own)):
         prefix += f".{variant.engine}"
     for name, message in _engine_args_mistakes(variant, model.mode):
         yield f"{prefix}{'.' if name else ''}{name}: {message}"

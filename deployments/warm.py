@@ -139,11 +139,11 @@ def _idle() -> list[psutil.Process]:
     """This node's idle processes with this one's environment: its raylet has started them as it has this one. (Another
     node, or another Ray, may be on the same machine.)"""
     found = []
-    for process in psutil.process_iter(["cmdline", "ppid"]):
-        if process.info["ppid"] == os.getppid() and (process.info["cmdline"] or [""])[0].startswith("ray::IDLE"):
-            with suppress(psutil.Error):
-                if process.environ().get(HOOK) == os.environ[HOOK]:
-                    found.append(process)
+    for process in psutil.Process(os.getppid()).children():
+        with suppress(psutil.Error):
+            idle = "".join(process.cmdline()[:1]).startswith("ray::IDLE")
+            if idle and process.environ().get(HOOK) == os.environ[HOOK]:
+                found.append(process)
     return found
 
 

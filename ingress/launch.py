@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from deployments import config
 from deployments import keys as clients
 from deployments.config import ConfigError, Settings
 from deployments.environment import SERVING
+from deployments.processes import outlived
 from deployments.residency import ResidencyPolicy
 from ingress.local import check_exposure
 
@@ -217,23 +218,6 @@ def _end(child: subprocess.Popen[bytes]) -> int:
     outlived(alive, KILL_S)
     print("Stopped.", flush=True)
     return 0
-
-
-def outlived(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Waits until all have ended: those that have not after so many seconds. (`psutil.wait_procs` raised
-    FileNotFoundError on Linux 6.18, of a process that was just going.)"""
-    deadline = time.monotonic() + seconds
-    left = list(processes)
-    while (left := [process for process in left if is_alive(process)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return left
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _tell(settings: Settings, url: str, key: str, stopping: threading.Event) -> None:

@@ -29,7 +29,7 @@ KEPT_BYTES = 64 * 2**20
 """Of a request's body, until its answer begins; a larger one is not sent again."""
 
 _PATHS = tuple(endpoint.path for endpoint in endpoints.ENDPOINTS)
-_ROOTS = ("/api/", "/v1/")
+_OURS = re.compile(r"/(api|v1)/.*", re.DOTALL)
 _READS = frozenset({"GET", "HEAD"})
 _WISH = re.compile(r"/api/models/(.+/(start|stop|pin|unpin)|stop-all|restart-autostart)")
 
@@ -65,11 +65,8 @@ class Unbroken:
 
 def _known(path: str) -> str | None:
     """The path without the application's prefix, which is not known here; None if it is none of ours."""
-    for known in _PATHS:
-        if path.endswith(known):
-            return known
-    starts = [path.find(root) for root in _ROOTS if root in path]
-    return path[min(starts) :] if starts else None
+    found = _OURS.search(path)
+    return next((known for known in _PATHS if path.endswith(known)), found and found[0])
 
 
 class _Request:

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
-import psutil
 import pytest
 import yaml
 
 from deployments.config import ConfigError
-from ingress.launch import changed, checked, dead_ray, is_free, main, outlived, read
+from ingress.launch import changed, checked, dead_ray, is_free, main, read
 
 OURS = """
   - name: ours
@@ -115,19 +112,6 @@ def test_port_is_free_although_old_connections_linger_on_it() -> None:
 
 def test_address_that_is_not_this_machines_is_not_free() -> None:
     assert not is_free("192.0.2.1", 0)
-
-
-def test_processes_that_do_not_end_are_told() -> None:
-    code = [sys.executable, "-c", "input()"]
-    ends, stays = (subprocess.Popen(code, stdin=subprocess.PIPE) for _ in range(2))
-    both = [psutil.Process(child.pid) for child in (ends, stays)]
-    try:
-        ends.communicate(b"\n")
-        assert outlived(both, 0.1) == both[1:]
-    finally:
-        stays.kill()
-        stays.communicate()
-    assert outlived(both, 10) == []
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import yaml
 
 from deployments import warm
 from deployments.environment import SERVING
-from ingress.launch import outlived
+from deployments.processes import outlived
 
 T = TypeVar("T")
 BUSY_S = 60.0

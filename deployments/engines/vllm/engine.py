@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from deployments.engines import EngineSpec
 from deployments.engines.vllm import device
 from deployments.errors import EngineFailed, InvalidRequest
+from deployments.processes import outlived
 
 _SHUTDOWN_S = 2.0
 _END_LOAD_S = 5.0
@@ -158,13 +159,4 @@ def _kill(processes: set[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    deadline = time.monotonic() + _KILL_S
-    while any(map(_runs, processes)) and time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
+    outlived(processes, _KILL_S)

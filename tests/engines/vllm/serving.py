@@ -113,14 +113,6 @@ def processes() -> set[psutil.Process]:
     return found
 
 
-def alive(process: psutil.Process) -> bool:
-    """An orphan that has ended is a zombie until the machine's first process looks."""
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
 def await_that(what: str, look: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not look():

@@ -8,7 +8,8 @@ import openai
 import pytest
 
 from deployments.errors import RETRY_HEADER, EngineFailed
-from tests.engines.vllm.serving import Served, alive, await_that
+from deployments.processes import is_alive
+from tests.engines.vllm.serving import Served, await_that
 
 TEXTS = ["A cat sits on the mat.", "A kitten rests on a rug.", "Shares fell sharply on Monday."]
 
@@ -75,4 +76,4 @@ def test_engine_that_is_killed_is_unhealthy_and_its_requests_may_go_elsewhere(em
     began = time.monotonic()
     embeddings.loop.run(embeddings.engine.stop())
     assert time.monotonic() - began < 5
-    assert not any(map(alive, embeddings.family))
+    assert not any(map(is_alive, embeddings.family))

@@ -11,7 +11,8 @@ import pytest
 from deployments.engines import EngineSpec
 from deployments.engines.vllm.engine import VLLMEngine
 from deployments.errors import EngineFailed
-from tests.engines.vllm.serving import SMALL, Loop, Served, alive, await_that, processes, same_environment
+from deployments.processes import is_alive
+from tests.engines.vllm.serving import SMALL, Loop, Served, await_that, processes, same_environment
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_stop_in_the_midst_of_a_start_leaves_no_process(loop: Loop, smollm2: Pat
         began = time.monotonic()
         loop.run(engine.stop())
     assert time.monotonic() - began < 5
-    assert not any(map(alive, begun))
+    assert not any(map(is_alive, begun))
     assert processes() == before
 
 
@@ -71,4 +72,4 @@ def test_stop_leaves_no_process(served: Served) -> None:
     began = time.monotonic()
     served.loop.run(served.engine.stop())
     assert time.monotonic() - began < 5
-    assert not any(map(alive, served.family))
+    assert not any(map(is_alive, served.family))
